@@ -1,0 +1,80 @@
+//! Every bound of the contract, written once. The unit stands in the name.
+
+/// Longest thread, chat, user, repository, sandbox or start-request id.
+pub const ID_MAX_BYTES: usize = 200;
+/// Longest usable `eventId` (section 4, case 6).
+pub const EVENT_ID_MAX_BYTES: usize = 255;
+/// Highest usable `seq`: the largest integer that a JavaScript number holds exactly.
+pub const SEQ_MAX: i64 = 9_007_199_254_740_991;
+/// Largest daemon envelope (section 4, case 2).
+pub const ENVELOPE_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Largest body of an internal API call.
+pub const INTERNAL_BODY_MAX_BYTES: usize = 256 * 1024;
+/// The envelope version that a run asks of its daemon (section 3).
+pub const PAYLOAD_VERSION: u8 = 2;
+/// The envelope versions that are understood.
+pub const PAYLOAD_VERSIONS_SUPPORTED: [u8; 2] = [1, 2];
+
+/// Retries of a lost race when a run is created or bound (section 3).
+pub const RUN_CONTEXT_RETRIES_MAX: u32 = 5;
+/// First step of the backoff between those retries: `25 ms * 2^attempt`.
+pub const RUN_CONTEXT_BACKOFF_BASE_MS: u64 = 25;
+/// Jitter of that backoff, in percent to either side.
+pub const RUN_CONTEXT_BACKOFF_JITTER_PERCENT: u64 = 20;
+
+/// Re-decisions of one batch of envelopes after somebody else moved the run.
+pub const INGEST_CONFLICT_RETRIES_MAX: u32 = 8;
+/// Envelopes that one stream may have in flight, and that one commit of a run carries at the most.
+pub const INGEST_BATCH_MAX_EVENTS: usize = 256;
+/// Bytes of envelopes that one commit of a run carries at the most, unless a single one is larger.
+pub const INGEST_BATCH_MAX_BYTES: usize = 2 * 1024 * 1024;
+/// Messages waiting for one run actor; the next sender waits.
+pub const RUN_MAILBOX_CAPACITY: usize = 64;
+/// How long a sender waits for a run actor before it is told `store_unavailable`.
+pub const RUN_ANSWER_TIMEOUT_MS: u64 = 20_000;
+/// How long a run actor waits for one call to the store; after that the outcome is unknown and it is rebuilt.
+pub const STORE_CALL_TIMEOUT_MS: u64 = 10_000;
+
+/// Quarantined payload bytes kept in the row (section 4).
+pub const QUARANTINE_PREFIX_BYTES: usize = 2 * 1024;
+/// Larger quarantined payloads go to the object store (section 4).
+pub const QUARANTINE_OFFLOAD_ABOVE_BYTES: usize = 16 * 1024;
+/// Offloads for one repository in one minute (section 4).
+pub const QUARANTINE_OFFLOADS_PER_MINUTE: u32 = 20;
+/// Days that a quarantine row lives (section 4).
+pub const QUARANTINE_RETENTION_DAYS: i64 = 30;
+
+/// How often the backstop sweep runs (section 4).
+pub const SWEEP_INTERVAL_SECONDS: u64 = 60;
+/// Life of the sweep's lease: shorter than two intervals, so that a dead node's lease is taken over.
+pub const SWEEP_LEASE_SECONDS: u64 = 90;
+/// How long a run may wait for `endSha` after a terminal event that lacked it; default of a setting.
+pub const MISSING_END_SHA_TIMEOUT_SECONDS: u64 = 300;
+/// How long an active run may be silent; default of a setting.
+pub const RUN_SILENCE_TIMEOUT_SECONDS: u64 = 6 * 3600;
+/// How long a run actor stays without work; default of a setting.
+pub const ACTOR_IDLE_SECONDS: u64 = 300;
+/// Attempts to carry out one committed effect before it is given up and logged as an error.
+pub const EFFECT_ATTEMPTS_MAX: u32 = 10;
+/// Time limit of one effect: a HEAD look-up in a sandbox at the most.
+pub const EFFECT_TIMEOUT_MS: u64 = 30_000;
+
+/// Events on one JSON page for readers.
+pub const EVENT_PAGE_MAX: usize = 500;
+/// Bytes of payload on one page for readers, unless a single event is larger.
+pub const EVENT_PAGE_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Quarantine rows on one page.
+pub const QUARANTINE_PAGE_MAX: usize = 100;
+/// How often a node with live readers looks for events that another node has committed.
+pub const FEED_POLL_MS: u64 = 500;
+/// Events that a live feed keeps in memory for readers that are a little behind.
+pub const FEED_WINDOW_EVENTS: usize = 1024;
+/// Bytes that a live feed keeps in memory for readers that are a little behind.
+pub const FEED_WINDOW_BYTES: usize = 8 * 1024 * 1024;
+/// Silence on an SSE stream before a comment line keeps it open.
+pub const SSE_KEEPALIVE_SECONDS: u64 = 15;
+
+/// Life of a preview session (section 5).
+pub const PREVIEW_SESSION_SECONDS: u64 = 1800;
+/// Validation attempts for one run (section 9).
+pub const VALIDATION_ATTEMPTS_MAX: u32 = 3;

@@ -1,0 +1,43 @@
+//! Header, key, event and metric names (sections 3 to 13).
+
+/// Carries the shared key of host applications on every `/api/internal/*` route.
+pub const HEADER_INTERNAL_SERVICE_KEY: &str = "X-Internal-Service-Key";
+/// Carries the daemon's token.
+pub const HEADER_DAEMON_TOKEN: &str = "X-Daemon-Token";
+/// Carries the daemon's own version, for the log.
+pub const HEADER_DAEMON_VERSION: &str = "X-Daemon-Version";
+/// Carries a comma-separated list of what the daemon can do.
+pub const HEADER_DAEMON_CAPABILITIES: &str = "X-Daemon-Capabilities";
+/// The capability of a daemon that speaks envelopes of version 2.
+pub const CAPABILITY_ENVELOPE_V2: &str = "daemon_event_envelope_v2";
+
+/// Audience of a daemon token.
+pub const AUDIENCE_DAEMON: &str = "runwarden-daemon";
+/// Issuer of a daemon token.
+pub const ISSUER_DAEMON: &str = "runwarden";
+
+/// Lease of the backstop sweep.
+pub const KEY_SWEEP_LEASE: &str = "terragon:v1:run:sweep:lease";
+/// Prefix of the counter of quarantine offloads; the repository follows.
+pub const KEY_QUARANTINE_OFFLOAD: &str = "terragon:v1:run:quarantine-offload";
+
+/// Schema version of preview events (section 11).
+pub const EVENT_SCHEMA_VERSION: u32 = 1;
+/// A preview session moved (section 11).
+pub const EVENT_SESSION_STATE_CHANGED: &str = "v1.preview.session.state_changed";
+/// A validation attempt started (section 11).
+pub const EVENT_VALIDATION_ATTEMPT_STARTED: &str = "v1.preview.validation.attempt_started";
+/// A validation attempt ended (section 11).
+pub const EVENT_VALIDATION_ATTEMPT_FINISHED: &str = "v1.preview.validation.attempt_finished";
+/// Access was denied (section 11).
+pub const EVENT_ACCESS_DENIED: &str = "v1.preview.access.denied";
+
+/// Envelopes without `runId` for strict runs (section 11).
+pub const METRIC_STRICT_MISMATCH: &str = "preview.strict_mismatch";
+/// Envelopes without `runId` for legacy runs (section 11).
+pub const METRIC_LEGACY_MODE: &str = "preview.legacy_mode";
+/// Terminal envelopes without `endSha` (section 11).
+pub const METRIC_MISSING_END_SHA: &str = "preview.missing_end_sha";
+
+/// `failure_reason` of a run that the backstop sweep ended (section 4).
+pub const FAILURE_MISSING_END_SHA_TIMEOUT: &str = "missing_end_sha_timeout";

@@ -1,0 +1,34 @@
+//! What is to be done once a decision is committed. Effects are written with the decision, carried out at least
+//! once, and idempotent.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::contract::CommitSha;
+
+/// One thing to do. Its JSON form is what the outbox holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", rename_all_fields = "camelCase")]
+pub enum Effect {
+    /// Compare `endSha` with the sandbox's live HEAD, write the diff source, end the run.
+    CheckHead {
+        /// What the daemon said; none for version 1.
+        end_sha: Option<CommitSha>,
+    },
+    /// Decide the outcome of a legacy run that sent an envelope without `runId`: `inconclusive` where a UI rule
+    /// matches, else `not_required`.
+    ClassifyLegacy,
+    /// Emit an access-denied event if a preview of the thread is open.
+    DenyAccessIfPreviewed,
+}
+
+impl Effect {
+    /// The kind, as the outbox and logs name it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::CheckHead { .. } => "check_head",
+            Self::ClassifyLegacy => "classify_legacy",
+            Self::DenyAccessIfPreviewed => "deny_access_if_previewed",
+        }
+    }
+}

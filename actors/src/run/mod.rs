@@ -1,0 +1,3 @@
+//! One run: its envelopes, its state, its actor.
+
+pub mod effect;

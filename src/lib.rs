@@ -1,0 +1,1 @@
+//! Runwarden: supervises the runs of coding agents in sandboxes.

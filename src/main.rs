@@ -1,0 +1,3 @@
+//! The `runwarden` program.
+
+fn main() {}
