@@ -1,3 +1,24 @@
-//! One run: its envelopes, its state, its actor.
+//! One run: its envelopes, its state, its actor, what follows from a commit, and its readers.
 
+mod actor;
+mod context;
+mod deps;
 pub mod effect;
+mod effects;
+mod envelope;
+mod feed;
+mod handle;
+mod ingest;
+mod state;
+mod sweep;
+
+pub(crate) use actor::RunActor;
+pub use actor::RunPosition;
+pub use context::{ContextError, StartRun, bind_run_sandbox, create_run_context, flag};
+pub use deps::Deps;
+pub use effects::{EffectNudge, carry_out_due, run_effects};
+pub use envelope::{ClaimedRun, Envelope, EnvelopeError};
+pub use feed::{Feeds, Reader};
+pub use handle::{RunError, RunHandle};
+pub use state::{Decision, NeedsOffload, Note, Offload, Phase, RunIdentity, RunState, decide, needs_lookup};
+pub use sweep::{SweepError, SweepOptions, Swept, run_sweep, sweep_once};

@@ -1,0 +1,40 @@
+//! What is counted and emitted, once it is committed.
+
+use crate::contract::{
+    QuarantineReason, RepoFullName, RunId, SandboxProvider, SecurityReason, ThreadChatId, ThreadId, UserId,
+};
+
+/// The dimensions of the counters of section 11.
+#[derive(Debug, Clone, Copy)]
+pub struct RunDimensions<'a> {
+    /// Run.
+    pub run_id: RunId,
+    /// Thread.
+    pub thread_id: &'a ThreadId,
+    /// Chat.
+    pub thread_chat_id: &'a ThreadChatId,
+    /// User.
+    pub user_id: &'a UserId,
+    /// Repository.
+    pub repo_full_name: &'a RepoFullName,
+    /// Provider, once bound.
+    pub sandbox_provider: Option<SandboxProvider>,
+}
+
+/// Counters and events. Calls return at once and never fail.
+pub trait Observer: Send + Sync {
+    /// So many envelopes had this outcome: `accepted`, `duplicate`, `out_of_order`, `run_terminal` or `gap`.
+    fn envelopes(&self, outcome: &'static str, count: u64);
+
+    /// An envelope went to quarantine. For three of the reasons section 11 names a counter of its own.
+    fn quarantined(&self, run: RunDimensions<'_>, reason: QuarantineReason);
+
+    /// An access-denied event (section 11).
+    fn access_denied(&self, run: RunDimensions<'_>, reason: SecurityReason);
+
+    /// Something happened to an actor: `started`, `rebuilt`, `reloaded`, `stopped_idle` or `stopped_unknown`.
+    fn actor(&self, what: &'static str);
+
+    /// How many run actors this process has.
+    fn live_runs(&self, count: usize);
+}

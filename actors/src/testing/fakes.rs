@@ -1,0 +1,194 @@
+//! Fakes that tests need where the real thing decides nothing.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::contract::{CommitSha, QuarantineReason, SecurityReason, Timestamp};
+use crate::ports::{
+    Clock, Coordination, CoordinationError, EvidenceError, EvidenceStore, IdSource, Lease, Observer, RateDecision,
+    RunDimensions, Sandbox, SandboxError, SandboxTarget,
+};
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A clock that only a test moves.
+#[derive(Debug)]
+pub struct TestClock(AtomicI64);
+
+impl Default for TestClock {
+    fn default() -> Self {
+        Self(AtomicI64::new(1_763_700_000_000))
+    }
+}
+
+impl TestClock {
+    /// Moves it on.
+    pub fn advance_ms(&self, millis: i64) {
+        self.0.fetch_add(millis, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// Identities that count up; randomness that walks through its range.
+#[derive(Debug, Default)]
+pub struct TestIds(AtomicU64);
+
+impl IdSource for TestIds {
+    fn uuid_v7(&self) -> Uuid {
+        let count = self.0.fetch_add(1, Ordering::SeqCst);
+        // The layout of version 7: sorts by the count, and is unique within one test.
+        Uuid::from_u64_pair(0x0193_0000_0000_7000 | (count >> 32), 0x8000_0000_0000_0000 | (count & 0xffff_ffff))
+    }
+
+    fn random_below(&self, bound: u64) -> u64 {
+        self.0.fetch_add(7, Ordering::SeqCst).checked_rem(bound).unwrap_or(0)
+    }
+}
+
+/// Leases and counters in memory, without time: a lease lasts until it is released, a window never ends.
+#[derive(Debug, Default)]
+pub struct TestCoordination {
+    leases: Mutex<HashMap<String, String>>,
+    counts: Mutex<HashMap<String, u32>>,
+}
+
+#[async_trait]
+impl Coordination for TestCoordination {
+    async fn acquire_lease(&self, key: &str, holder: &str, _: u64) -> Result<Option<Lease>, CoordinationError> {
+        let mut leases = locked(&self.leases);
+        let owner = leases.entry(key.to_owned()).or_insert_with(|| holder.to_owned());
+        Ok((owner == holder).then(|| Lease {
+            key: key.to_owned(),
+            holder: holder.to_owned(),
+            expires_at: Timestamp::from_millis(i64::MAX),
+        }))
+    }
+
+    async fn release_lease(&self, lease: &Lease) -> Result<(), CoordinationError> {
+        locked(&self.leases).remove(&lease.key);
+        Ok(())
+    }
+
+    async fn count(&self, key: &str, limit: u32, window_ms: u64) -> Result<RateDecision, CoordinationError> {
+        let mut counts = locked(&self.counts);
+        let count = counts.entry(key.to_owned()).or_default();
+        *count += 1;
+        Ok(if *count <= limit { RateDecision::Allowed } else { RateDecision::Limited { retry_after_ms: window_ms } })
+    }
+
+    async fn now(&self) -> Result<Timestamp, CoordinationError> {
+        Ok(Timestamp::default())
+    }
+}
+
+/// Objects in memory.
+#[derive(Debug, Default)]
+pub struct MemoryEvidence(Mutex<HashMap<String, Bytes>>);
+
+#[async_trait]
+impl EvidenceStore for MemoryEvidence {
+    async fn put(&self, key: &str, bytes: Bytes) -> Result<(), EvidenceError> {
+        locked(&self.0).insert(key.to_owned(), bytes);
+        Ok(())
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, EvidenceError> {
+        Ok(locked(&self.0).get(key).cloned())
+    }
+
+    async fn ping(&self) -> Result<(), EvidenceError> {
+        Ok(())
+    }
+}
+
+/// A sandbox whose answers a test sets.
+#[derive(Debug)]
+pub struct FakeSandbox {
+    head: Mutex<Result<CommitSha, SandboxError>>,
+    changed: Mutex<Result<Vec<u8>, SandboxError>>,
+}
+
+impl Default for FakeSandbox {
+    fn default() -> Self {
+        let away = SandboxError::NotRunning("not set by the test".into());
+        Self { head: Mutex::new(Err(away.clone())), changed: Mutex::new(Err(away)) }
+    }
+}
+
+impl FakeSandbox {
+    /// Sets the answer to `head_sha`.
+    pub fn set_head(&self, head: Result<CommitSha, SandboxError>) {
+        *locked(&self.head) = head;
+    }
+
+    /// Sets the answer to `changed_paths`.
+    pub fn set_changed(&self, changed: Result<Vec<u8>, SandboxError>) {
+        *locked(&self.changed) = changed;
+    }
+}
+
+#[async_trait]
+impl Sandbox for FakeSandbox {
+    async fn head_sha(&self, _: &SandboxTarget) -> Result<CommitSha, SandboxError> {
+        locked(&self.head).clone()
+    }
+
+    async fn changed_paths(
+        &self,
+        _: &SandboxTarget,
+        _: &CommitSha,
+        _: Option<&CommitSha>,
+    ) -> Result<Vec<u8>, SandboxError> {
+        locked(&self.changed).clone()
+    }
+}
+
+/// What has been counted, by name.
+pub type Counted = HashMap<String, u64>;
+
+/// Remembers what was counted and emitted.
+#[derive(Debug, Default)]
+pub struct RecordingObserver(Mutex<Counted>);
+
+impl RecordingObserver {
+    /// How often `name` was counted: an outcome, `quarantined:REASON`, `denied:REASON` or `actor:WHAT`.
+    pub fn count(&self, name: &str) -> u64 {
+        locked(&self.0).get(name).copied().unwrap_or(0)
+    }
+
+    fn add(&self, name: String, count: u64) {
+        *locked(&self.0).entry(name).or_default() += count;
+    }
+}
+
+impl Observer for RecordingObserver {
+    fn envelopes(&self, outcome: &'static str, count: u64) {
+        self.add(outcome.to_owned(), count);
+    }
+
+    fn quarantined(&self, _: RunDimensions<'_>, reason: QuarantineReason) {
+        self.add(format!("quarantined:{reason}"), 1);
+    }
+
+    fn access_denied(&self, _: RunDimensions<'_>, reason: SecurityReason) {
+        self.add(format!("denied:{reason}"), 1);
+    }
+
+    fn actor(&self, what: &'static str) {
+        self.add(format!("actor:{what}"), 1);
+    }
+
+    fn live_runs(&self, _: usize) {}
+}
