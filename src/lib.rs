@@ -1,1 +1,9 @@
 //! Runwarden: supervises the runs of coding agents in sandboxes.
+//!
+//! This crate reaches the world: routes, database, Redis, objects, Docker, command line. What is decided stands
+//! in `runwarden_actors`.
+
+pub mod auth;
+pub mod config;
+pub mod http;
+pub mod telemetry;

@@ -516,9 +516,34 @@ pub trait EffectStore: Send + Sync {
     async fn has_open_preview(&self, thread: &ThreadId) -> Result<bool, StoreError>;
 }
 
+/// A key that signs daemon tokens. Its Debug form shows the id only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningKey {
+    /// Names the key in a token's header.
+    pub kid: String,
+    /// 32 random bytes.
+    pub secret: [u8; 32],
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningKey").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+/// Keys that all servers on one database share.
+#[async_trait]
+pub trait KeyStore: Send + Sync {
+    /// All keys, newest first. Where there is none, `candidate` is stored first; of several servers that start
+    /// at once, one wins and all return its key.
+    async fn daemon_signing_keys(&self, candidate: &SigningKey) -> Result<Vec<SigningKey>, StoreError>;
+}
+
 /// The whole database.
 #[async_trait]
-pub trait Store: RunStore + UiValidationStore + FlagStore + QuarantineStore + EffectStore {
+pub trait Store: RunStore + UiValidationStore + FlagStore + QuarantineStore + EffectStore + KeyStore {
     /// Whether it answers and its schema is the one that this build wants.
     async fn ping(&self) -> Result<(), StoreError>;
 

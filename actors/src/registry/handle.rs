@@ -167,7 +167,7 @@ impl Runs {
             tracing::warn!(%repo, %thread, "quarantine offload limited; prefix and hash are kept");
             return Ok(Offload::RateLimited);
         }
-        let hash = hex(&envelope.body_hash());
+        let hash = hex::encode(envelope.body_hash());
         let key = format!("quarantine/{}/{hash}.json", &hash[..2]);
         self.deps
             .evidence
@@ -176,12 +176,4 @@ impl Runs {
             .map_err(|error| unavailable(error.to_string()))?;
         Ok(Offload::Stored(key))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -13,9 +13,9 @@ use crate::contract::{
 };
 use crate::ports::Store;
 use crate::ports::store::{
-    BindOutcome, CommitOutcome, CreateRunOutcome, DueEffect, EffectStore, FlagStore, NewRun, QuarantineDay,
-    QuarantineRow, QuarantineStore, RunCommit, RunContext, RunRecord, RunStore, SandboxBinding, Seen, StoreError,
-    StoredEvent, SweepLimits, UiValidation, UiValidationStore,
+    BindOutcome, CommitOutcome, CreateRunOutcome, DueEffect, EffectStore, FlagStore, KeyStore, NewRun, QuarantineDay,
+    QuarantineRow, QuarantineStore, RunCommit, RunContext, RunRecord, RunStore, SandboxBinding, Seen, SigningKey,
+    StoreError, StoredEvent, SweepLimits, UiValidation, UiValidationStore,
 };
 
 /// What the next commit does instead of its work.
@@ -219,6 +219,13 @@ impl EffectStore for FaultyStore {
 
     async fn has_open_preview(&self, thread: &ThreadId) -> Result<bool, StoreError> {
         self.inner.has_open_preview(thread).await
+    }
+}
+
+#[async_trait]
+impl KeyStore for FaultyStore {
+    async fn daemon_signing_keys(&self, candidate: &SigningKey) -> Result<Vec<SigningKey>, StoreError> {
+        self.inner.daemon_signing_keys(candidate).await
     }
 }
 

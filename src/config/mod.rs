@@ -1,0 +1,13 @@
+//! Settings: one table of names, read from a TOML file and the environment (environment last), checked once at
+//! start into typed sections (contract section 13).
+
+mod error;
+mod secrets;
+mod sections;
+mod settings;
+
+pub use error::ConfigError;
+pub use sections::{
+    Config, DatabaseConfig, LogConfig, ObjectsConfig, RunsConfig, S3Config, SandboxConfig, SecretsConfig, ServerConfig,
+};
+pub use settings::{RawSettings, SETTINGS, Setting, help_text};

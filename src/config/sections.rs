@@ -1,0 +1,399 @@
+//! The typed settings, checked.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use runwarden_actors::contract::RolloutPhase;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::telemetry::LogFormat;
+
+use super::secrets::read_or_generate;
+use super::{ConfigError, RawSettings};
+
+/// Everything that the server is told at start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Listening.
+    pub server: ServerConfig,
+    /// Folder for everything embedded.
+    pub data_dir: PathBuf,
+    /// Database.
+    pub database: DatabaseConfig,
+    /// Whether the schema is brought up to date at start.
+    pub migrate_on_start: bool,
+    /// Redis; embedded where there is none.
+    pub redis_url: Option<SecretString>,
+    /// Objects.
+    pub objects: ObjectsConfig,
+    /// Shared secrets.
+    pub secrets: SecretsConfig,
+    /// Sandboxes.
+    pub sandbox: SandboxConfig,
+    /// Runs.
+    pub runs: RunsConfig,
+    /// Logs.
+    pub log: LogConfig,
+}
+
+/// Listening.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Address.
+    pub host: IpAddr,
+    /// Port; 0 takes a free one.
+    pub port: u16,
+    /// HTTP worker threads.
+    pub workers: usize,
+    /// Connections for each worker.
+    pub max_connections: usize,
+    /// Time for what is in flight.
+    pub shutdown_timeout: Duration,
+}
+
+/// Database.
+#[derive(Debug, Clone)]
+pub enum DatabaseConfig {
+    /// A file.
+    Sqlite(PathBuf),
+    /// A server.
+    Postgres {
+        /// With the password in it.
+        url: SecretString,
+        /// Pool size.
+        max_connections: u32,
+    },
+}
+
+impl DatabaseConfig {
+    /// `sqlite` or `postgres`.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "sqlite",
+            Self::Postgres { .. } => "postgres",
+        }
+    }
+}
+
+/// Objects.
+#[derive(Debug, Clone)]
+pub enum ObjectsConfig {
+    /// A folder.
+    Files(PathBuf),
+    /// A bucket.
+    S3(S3Config),
+}
+
+/// A bucket.
+#[derive(Debug, Clone)]
+pub struct S3Config {
+    /// Bucket.
+    pub bucket: String,
+    /// Key prefix without slashes at its ends; may be empty.
+    pub prefix: String,
+    /// Region.
+    pub region: String,
+    /// Endpoint of a compatible store.
+    pub endpoint: Option<String>,
+    /// Access key.
+    pub access_key_id: Option<String>,
+    /// Secret key.
+    pub secret_access_key: Option<SecretString>,
+    /// Session token.
+    pub session_token: Option<SecretString>,
+}
+
+/// Shared secrets.
+#[derive(Debug, Clone)]
+pub struct SecretsConfig {
+    /// Of host applications.
+    pub internal_service_key: SecretString,
+    /// Of operators.
+    pub admin_token: SecretString,
+    /// Where they were generated or found, on the embedded default.
+    pub folder: Option<PathBuf>,
+}
+
+/// Sandboxes.
+#[derive(Debug, Clone)]
+pub struct SandboxConfig {
+    /// Docker engine.
+    pub docker_host: String,
+    /// Root of the process provider; refused where there is none.
+    pub process_root: Option<PathBuf>,
+}
+
+/// Runs.
+#[derive(Debug, Clone)]
+pub struct RunsConfig {
+    /// Frozen into each run.
+    pub rollout_phase: RolloutPhase,
+    /// Silence that ends a run.
+    pub silence_timeout: Duration,
+    /// Wait for `endSha`.
+    pub missing_end_sha_timeout: Duration,
+    /// Pause between sweeps.
+    pub sweep_interval: Duration,
+    /// Idle time of an actor.
+    pub actor_idle: Duration,
+    /// Threads of actors.
+    pub threads: usize,
+}
+
+/// Logs.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// Format.
+    pub format: LogFormat,
+    /// Level or filter.
+    pub filter: String,
+}
+
+impl LogConfig {
+    /// Read first, so that everything after it can be logged.
+    pub fn from_raw(raw: &RawSettings) -> Result<Self, ConfigError> {
+        let format = match raw.get("LOG_FORMAT").unwrap_or("text") {
+            "text" => LogFormat::Text,
+            "json" => LogFormat::Json,
+            _ => return Err(raw.invalid("LOG_FORMAT", "`text` or `json`")),
+        };
+        let filter = raw.get("LOG_LEVEL").unwrap_or("info").to_owned();
+        if tracing_subscriber::EnvFilter::try_new(&filter).is_err() {
+            return Err(raw.invalid("LOG_LEVEL", "a level or a list such as `info,sqlx=warn`"));
+        }
+        Ok(Self { format, filter })
+    }
+}
+
+impl Config {
+    /// Checks everything. On the embedded default it makes `DATA_DIR` and the secrets in it.
+    pub fn from_raw(raw: &RawSettings) -> Result<Self, ConfigError> {
+        let data_dir = PathBuf::from(raw.get("DATA_DIR").unwrap_or("./data"));
+        let database = database(raw, &data_dir)?;
+        let secrets = secrets(raw, &database, &data_dir)?;
+        Ok(Self {
+            server: server(raw)?,
+            database,
+            migrate_on_start: match raw.get("MIGRATE_ON_START").unwrap_or("on") {
+                "on" | "true" => true,
+                "off" | "false" => false,
+                _ => return Err(raw.invalid("MIGRATE_ON_START", "`on` or `off`")),
+            },
+            redis_url: redis(raw)?,
+            objects: objects(raw, &data_dir)?,
+            secrets,
+            sandbox: sandbox(raw)?,
+            runs: runs(raw)?,
+            log: LogConfig::from_raw(raw)?,
+            data_dir,
+        })
+    }
+}
+
+fn integer(raw: &RawSettings, name: &'static str, default: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
+    let Some(text) = raw.get(name) else { return Ok(default) };
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|number| (min..=max).contains(number))
+        .ok_or_else(|| raw.invalid(name, format!("an integer from {min} to {max}")))
+}
+
+fn seconds(raw: &RawSettings, name: &'static str, default: u64, min: u64, max: u64) -> Result<Duration, ConfigError> {
+    integer(raw, name, default, min, max).map(Duration::from_secs)
+}
+
+fn count(raw: &RawSettings, name: &'static str, default: u64, min: u64, max: u64) -> Result<usize, ConfigError> {
+    integer(raw, name, default, min, max).map(|number| usize::try_from(number).unwrap_or(usize::MAX))
+}
+
+fn server(raw: &RawSettings) -> Result<ServerConfig, ConfigError> {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    Ok(ServerConfig {
+        host: raw
+            .get("HOST")
+            .unwrap_or("127.0.0.1")
+            .parse()
+            .map_err(|_| raw.invalid("HOST", "an IP address such as 127.0.0.1, 0.0.0.0 or ::1"))?,
+        port: integer(raw, "PORT", 4002, 0, 65_535).map(|port| u16::try_from(port).unwrap_or(4002))?,
+        workers: count(raw, "WORKERS", u64::try_from(cores.min(64)).unwrap_or(2), 1, 64)?,
+        max_connections: count(raw, "MAX_CONNECTIONS", 25_000, 10, 1_000_000)?,
+        shutdown_timeout: seconds(raw, "SHUTDOWN_TIMEOUT_SECONDS", 30, 1, 600)?,
+    })
+}
+
+fn database(raw: &RawSettings, data_dir: &Path) -> Result<DatabaseConfig, ConfigError> {
+    let max = integer(raw, "DATABASE_MAX_CONNECTIONS", 10, 3, 200)?;
+    let max_connections = u32::try_from(max).unwrap_or(10);
+    match raw.get("DATABASE_URL") {
+        None => Ok(DatabaseConfig::Sqlite(data_dir.join("runwarden.sqlite3"))),
+        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+            Ok(DatabaseConfig::Postgres { url: SecretString::from(url.to_owned()), max_connections })
+        }
+        Some(_) => Err(raw
+            .invalid("DATABASE_URL", "`postgres://user:password@host:port/database`, or unset for SQLite in DATA_DIR")),
+    }
+}
+
+fn redis(raw: &RawSettings) -> Result<Option<SecretString>, ConfigError> {
+    match raw.get("REDIS_URL") {
+        None => Ok(None),
+        Some(url) if ["redis://", "rediss://", "redis+unix://", "unix://"].iter().any(|s| url.starts_with(s)) => {
+            Ok(Some(SecretString::from(url.to_owned())))
+        }
+        Some(_) => Err(raw.invalid("REDIS_URL", "`redis://host:port` or `rediss://host:port`")),
+    }
+}
+
+fn objects(raw: &RawSettings, data_dir: &Path) -> Result<ObjectsConfig, ConfigError> {
+    let Some(url) = raw.get("OBJECT_STORE_URL") else {
+        return Ok(ObjectsConfig::Files(data_dir.join("objects")));
+    };
+    let expected = "`s3://bucket` or `s3://bucket/prefix`, or unset for files in DATA_DIR";
+    let rest = url.strip_prefix("s3://").ok_or_else(|| raw.invalid("OBJECT_STORE_URL", expected))?;
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if bucket.is_empty() {
+        return Err(raw.invalid("OBJECT_STORE_URL", expected));
+    }
+    let endpoint = raw.get("AWS_ENDPOINT_URL").map(ToOwned::to_owned);
+    if endpoint.as_deref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
+        return Err(raw.invalid("AWS_ENDPOINT_URL", "an `https://` or `http://` URL"));
+    }
+    let (id, key) = (raw.get("AWS_ACCESS_KEY_ID"), raw.get("AWS_SECRET_ACCESS_KEY"));
+    if id.is_some() != key.is_some() {
+        let name = if id.is_none() { "AWS_ACCESS_KEY_ID" } else { "AWS_SECRET_ACCESS_KEY" };
+        let expected = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together".to_owned();
+        return Err(ConfigError::Missing { name, expected });
+    }
+    Ok(ObjectsConfig::S3(S3Config {
+        bucket: bucket.to_owned(),
+        prefix: prefix.trim_matches('/').to_owned(),
+        region: raw.get("AWS_REGION").unwrap_or("us-east-1").to_owned(),
+        endpoint,
+        access_key_id: id.map(ToOwned::to_owned),
+        secret_access_key: key.map(|key| SecretString::from(key.to_owned())),
+        session_token: raw.get("AWS_SESSION_TOKEN").map(|token| SecretString::from(token.to_owned())),
+    }))
+}
+
+fn secrets(raw: &RawSettings, database: &DatabaseConfig, data_dir: &Path) -> Result<SecretsConfig, ConfigError> {
+    let embedded = matches!(database, DatabaseConfig::Sqlite(_));
+    let folder = data_dir.join("secrets");
+    let one = |name: &'static str, file: &str| -> Result<SecretString, ConfigError> {
+        match raw.get(name) {
+            // Something in a header: text that HTTP cannot carry would lock everybody out.
+            Some(value) if value.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Ok(SecretString::from(value.to_owned()))
+            }
+            Some(_) => Err(raw.invalid(name, "printable ASCII without spaces")),
+            None if embedded => read_or_generate(&folder, file)
+                .map_err(|error| ConfigError::File { file: folder.join(file), message: error.to_string() }),
+            None => Err(ConfigError::Missing {
+                name,
+                expected: "with Postgres it must be given, the same on every server".to_owned(),
+            }),
+        }
+    };
+    let secrets = SecretsConfig {
+        internal_service_key: one("INTERNAL_SERVICE_KEY", "internal_service_key")?,
+        admin_token: one("ADMIN_TOKEN", "admin_token")?,
+        folder: embedded.then_some(folder.clone()),
+    };
+    if secrets.internal_service_key.expose_secret() == secrets.admin_token.expose_secret() {
+        return Err(raw.invalid("ADMIN_TOKEN", "another secret than INTERNAL_SERVICE_KEY"));
+    }
+    Ok(secrets)
+}
+
+fn sandbox(raw: &RawSettings) -> Result<SandboxConfig, ConfigError> {
+    let docker_host = raw.get("DOCKER_HOST").unwrap_or("unix:///var/run/docker.sock").to_owned();
+    if !["unix://", "tcp://", "http://"].iter().any(|scheme| docker_host.starts_with(scheme)) {
+        return Err(raw.invalid("DOCKER_HOST", "`unix:///path/to/socket` or `tcp://host:port`"));
+    }
+    let process_root = match raw.get("PROCESS_SANDBOX_ROOT") {
+        None => None,
+        Some(path) => Some(
+            std::fs::canonicalize(path)
+                .ok()
+                .filter(|path| path.is_dir())
+                .ok_or_else(|| raw.invalid("PROCESS_SANDBOX_ROOT", "an existing folder"))?,
+        ),
+    };
+    Ok(SandboxConfig { docker_host, process_root })
+}
+
+fn runs(raw: &RawSettings) -> Result<RunsConfig, ConfigError> {
+    use runwarden_actors::contract::limits::{
+        ACTOR_IDLE_SECONDS, MISSING_END_SHA_TIMEOUT_SECONDS, RUN_SILENCE_TIMEOUT_SECONDS, SWEEP_INTERVAL_SECONDS,
+    };
+    let phase = raw.get("ROLLOUT_PHASE").unwrap_or(RolloutPhase::Internal.as_str());
+    Ok(RunsConfig {
+        rollout_phase: phase.parse().map_err(|_| raw.invalid("ROLLOUT_PHASE", "`internal`, `beta` or `general`"))?,
+        silence_timeout: seconds(raw, "RUN_SILENCE_TIMEOUT_SECONDS", RUN_SILENCE_TIMEOUT_SECONDS, 60, 2_592_000)?,
+        missing_end_sha_timeout: seconds(
+            raw,
+            "MISSING_END_SHA_TIMEOUT_SECONDS",
+            MISSING_END_SHA_TIMEOUT_SECONDS,
+            1,
+            86_400,
+        )?,
+        sweep_interval: seconds(raw, "SWEEP_INTERVAL_SECONDS", SWEEP_INTERVAL_SECONDS, 1, 3_600)?,
+        actor_idle: seconds(raw, "ACTOR_IDLE_SECONDS", ACTOR_IDLE_SECONDS, 1, 86_400)?,
+        threads: count(raw, "RUN_THREADS", 1, 1, 64)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut all = vec![("DATA_DIR", folder.path().display().to_string())];
+        all.extend(pairs.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        Config::from_raw(&RawSettings::from_pairs(all).unwrap())
+    }
+
+    #[test]
+    fn nothing_has_to_be_set() {
+        let config = config(&[]).unwrap();
+        assert_eq!((config.server.host.to_string().as_str(), config.server.port), ("127.0.0.1", 4002));
+        assert!(matches!(config.database, DatabaseConfig::Sqlite(_)));
+        assert!(config.redis_url.is_none() && config.sandbox.process_root.is_none());
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_what_would_be_right() {
+        for (name, value, words) in [
+            ("PORT", "70000", "an integer from 0 to 65535"),
+            ("HOST", "localhost", "an IP address"),
+            ("DATABASE_URL", "mysql://x", "postgres://"),
+            ("REDIS_URL", "http://x", "redis://"),
+            ("OBJECT_STORE_URL", "s3://", "s3://bucket"),
+            ("DOCKER_HOST", "ssh://x", "unix://"),
+            ("PROCESS_SANDBOX_ROOT", "/nonexistent-folder", "an existing folder"),
+            ("ROLLOUT_PHASE", "gamma", "`beta`"),
+            ("LOG_FORMAT", "xml", "`json`"),
+            ("SHUTDOWN_TIMEOUT_SECONDS", "0", "from 1 to 600"),
+            ("ADMIN_TOKEN", "two words", "printable ASCII"),
+        ] {
+            let error = config(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.starts_with(name) && error.contains(words), "{error}");
+        }
+        let error = config(&[("DATABASE_URL", "mysql://user:pass@x")]).unwrap_err().to_string();
+        assert!(!error.contains("pass@"), "{error}");
+    }
+
+    #[test]
+    fn postgres_asks_for_its_secrets() {
+        let error = config(&[("DATABASE_URL", "postgres://localhost/x")]).unwrap_err().to_string();
+        assert!(error.starts_with("INTERNAL_SERVICE_KEY is not set"), "{error}");
+        let pairs =
+            [("DATABASE_URL", "postgres://u:pw@localhost/x"), ("INTERNAL_SERVICE_KEY", "k"), ("ADMIN_TOKEN", "k")];
+        assert!(config(&pairs).unwrap_err().to_string().contains("another secret"));
+        let pairs = [pairs[0], pairs[1], ("ADMIN_TOKEN", "t")];
+        let config = config(&pairs).unwrap();
+        assert!(!format!("{config:?}").contains("pw@"));
+    }
+}

@@ -1,0 +1,238 @@
+//! The table of settings. `serve --help` and `docs/settings.md` are made from it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::ConfigError;
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Its name in the environment; the same in lower case in the file.
+    pub name: &'static str,
+    /// Its default, as it would be written; words in parentheses are a description.
+    pub default: &'static str,
+    /// What it is, with unit and bounds.
+    pub about: &'static str,
+    /// Whether its value is never shown.
+    pub secret: bool,
+}
+
+const fn setting(name: &'static str, default: &'static str, about: &'static str) -> Setting {
+    Setting { name, default, about, secret: false }
+}
+
+const fn secret(name: &'static str, default: &'static str, about: &'static str) -> Setting {
+    Setting { name, default, about, secret: true }
+}
+
+/// Every setting there is.
+pub const SETTINGS: &[Setting] = &[
+    setting("HOST", "127.0.0.1", "Address to listen on."),
+    setting("PORT", "4002", "TCP port to listen on, 0 to 65535; 0 takes a free one."),
+    setting("DATA_DIR", "./data", "Folder of the embedded database, objects and generated secrets."),
+    secret(
+        "DATABASE_URL",
+        "(SQLite in DATA_DIR)",
+        "`postgres://user:password@host/database` for production and for more than one server.",
+    ),
+    setting("DATABASE_MAX_CONNECTIONS", "10", "Connections to Postgres, 3 to 200."),
+    setting("MIGRATE_ON_START", "on", "`on` brings the schema up to date at start; `off` refuses an older one."),
+    secret("REDIS_URL", "(embedded)", "`redis://host:port`; required with Postgres when several servers run."),
+    setting(
+        "OBJECT_STORE_URL",
+        "(files in DATA_DIR)",
+        "`s3://bucket/prefix` keeps large payloads in S3 or a compatible store.",
+    ),
+    setting("AWS_REGION", "us-east-1", "Region of the bucket; `auto` for R2."),
+    setting("AWS_ENDPOINT_URL", "(AWS)", "Endpoint of a compatible store, such as R2 or MinIO."),
+    setting("AWS_ACCESS_KEY_ID", "(none)", "Access key of the bucket."),
+    secret("AWS_SECRET_ACCESS_KEY", "(none)", "Secret key of the bucket."),
+    secret("AWS_SESSION_TOKEN", "(none)", "Session token of temporary credentials."),
+    secret(
+        "INTERNAL_SERVICE_KEY",
+        "(generated in DATA_DIR)",
+        "What host applications send as X-Internal-Service-Key; required with Postgres.",
+    ),
+    secret("ADMIN_TOKEN", "(generated in DATA_DIR)", "Token of the admin routes; required with Postgres."),
+    setting(
+        "DOCKER_HOST",
+        "unix:///var/run/docker.sock",
+        "Docker engine, `unix://` or `tcp://`; it is asked only about runs bound to it.",
+    ),
+    setting(
+        "PROCESS_SANDBOX_ROOT",
+        "(unset: the process provider is refused)",
+        "Folder in which every `repoDir` of the process provider must lie. It runs commands on this host: \
+         development only.",
+    ),
+    setting("ROLLOUT_PHASE", "internal", "Frozen into each run: `internal`, `beta` or `general`."),
+    setting("RUN_SILENCE_TIMEOUT_SECONDS", "21600", "Silence after which an active run is ended, 60 to 2592000 s."),
+    setting(
+        "MISSING_END_SHA_TIMEOUT_SECONDS",
+        "300",
+        "Wait for `endSha` after a terminal event that lacked it, 1 to 86400 s.",
+    ),
+    setting("SWEEP_INTERVAL_SECONDS", "60", "Pause between backstop sweeps, 1 to 3600 s."),
+    setting("ACTOR_IDLE_SECONDS", "300", "Time without work after which a run's actor goes away, 1 to 86400 s."),
+    setting("WORKERS", "(one for each core)", "HTTP worker threads, 1 to 64."),
+    setting("RUN_THREADS", "1", "Threads that run actors are spread over, 1 to 64."),
+    setting("MAX_CONNECTIONS", "25000", "Open connections for each worker, 10 to 1000000."),
+    setting("SHUTDOWN_TIMEOUT_SECONDS", "30", "Time for what is in flight after SIGTERM, 1 to 600 s."),
+    setting("LOG_FORMAT", "text", "`text` or `json`, on standard error."),
+    setting("LOG_LEVEL", "info", "A level (`error`, `warn`, `info`, `debug`) or a list such as `info,sqlx=warn`."),
+];
+
+/// Values as they were written, by name.
+#[derive(Default, Clone)]
+pub struct RawSettings(BTreeMap<&'static str, String>);
+
+impl RawSettings {
+    /// Reads the file, if any, and then the environment over it. An empty value counts as not set.
+    pub fn read(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut values = BTreeMap::new();
+        if let Some(file) = file {
+            read_file(file, &mut values)?;
+        }
+        for (name, value) in environment {
+            if let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) {
+                values.insert(setting.name, value);
+            }
+        }
+        values.retain(|_, value| !value.is_empty());
+        Ok(Self(values))
+    }
+
+    /// From pairs, for tests and `demo`.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> Result<Self, ConfigError> {
+        Self::read(None, pairs.into_iter().map(|(name, value)| (name.to_owned(), value)))
+    }
+
+    /// The value, where one is given.
+    pub fn get(&self, name: &'static str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The value as an error shows it.
+    pub(super) fn shown(&self, name: &'static str) -> String {
+        let secret = SETTINGS.iter().any(|setting| setting.name == name && setting.secret);
+        match self.get(name) {
+            None => "not set".to_owned(),
+            Some(_) if secret => "(a secret)".to_owned(),
+            Some(value) => format!("`{}`", value.chars().take(100).collect::<String>()),
+        }
+    }
+
+    pub(super) fn invalid(&self, name: &'static str, expected: impl Into<String>) -> ConfigError {
+        ConfigError::Invalid { name, given: self.shown(name), expected: expected.into() }
+    }
+}
+
+impl std::fmt::Debug for RawSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.0.keys().map(|name| (*name, self.shown(name)))).finish()
+    }
+}
+
+fn read_file(file: &Path, values: &mut BTreeMap<&'static str, String>) -> Result<(), ConfigError> {
+    let problem = |message: String| ConfigError::File { file: file.to_owned(), message };
+    let text = std::fs::read_to_string(file).map_err(|error| problem(error.to_string()))?;
+    // The parser's message quotes the line; a secret may stand in it.
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count());
+        problem(format!("line {line} is not TOML: {}", error.message()))
+    })?;
+    for (key, value) in table {
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.name.eq_ignore_ascii_case(&key)) else {
+            return Err(ConfigError::UnknownKey { file: file.to_owned(), key });
+        };
+        let text = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Boolean(on) => if on { "on" } else { "off" }.to_owned(),
+            _ => return Err(problem(format!("`{key}` must be text, an integer or a boolean"))),
+        };
+        values.insert(setting.name, text);
+    }
+    Ok(())
+}
+
+/// The table as `serve --help` shows it.
+pub fn help_text() -> String {
+    let mut text = String::from(
+        "Settings come from a TOML file (--config, keys in lower case) and the environment, environment last:\n",
+    );
+    for setting in SETTINGS {
+        let _ = write!(text, "\n  {}  [default: {}]\n      {}\n", setting.name, setting.default, setting.about);
+    }
+    text
+}
+
+/// The table as `docs/settings.md` shows it.
+#[cfg(test)]
+fn markdown() -> String {
+    let mut text = String::from(
+        "# Settings\n\nGenerated from `src/config/settings.rs`; a test fails when the two differ.\n\n\
+         Settings come from a TOML file (`runwarden serve --config FILE`, the same names in lower case) and from \
+         the environment, environment last. A wrong value stops the start with the setting's name, its value \
+         (secrets never) and what would be right. An empty value counts as not set.\n\n\
+         | name | default | what it is |\n|---|---|---|\n",
+    );
+    for setting in SETTINGS {
+        let default = if setting.default.starts_with('(') {
+            setting.default.trim_matches(['(', ')']).to_owned()
+        } else {
+            format!("`{}`", setting.default)
+        };
+        let secret = if setting.secret { " Secret." } else { "" };
+        let _ = writeln!(text, "| `{}` | {default} | {}{secret} |", setting.name, setting.about);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_comes_after_the_file_and_strangers_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("runwarden.toml");
+        std::fs::write(&file, "port = 5000\nhost = \"0.0.0.0\"\nmigrate_on_start = false\n").unwrap();
+        let raw =
+            RawSettings::read(Some(&file), [("PORT".into(), "6000".into()), ("PATH".into(), "/bin".into())]).unwrap();
+        assert_eq!((raw.get("PORT"), raw.get("HOST")), (Some("6000"), Some("0.0.0.0")));
+        assert_eq!(raw.get("MIGRATE_ON_START"), Some("off"));
+        std::fs::write(&file, "prot = 5000\n").unwrap();
+        let error = RawSettings::read(Some(&file), []).unwrap_err().to_string();
+        assert!(error.contains("`prot` is not a setting"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_is_shown_nowhere() {
+        let raw = RawSettings::from_pairs([("ADMIN_TOKEN", "s3cret-value".to_owned())]).unwrap();
+        assert!(!format!("{raw:?}").contains("s3cret"));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("runwarden.toml");
+        std::fs::write(&file, "admin_token = \"s3cret-value\" trailing\n").unwrap();
+        let error = RawSettings::read(Some(&file), []).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn the_generated_page_is_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md");
+        if std::env::var_os("UPDATE_GENERATED").is_some() {
+            std::fs::write(path, markdown()).unwrap();
+        }
+        assert_eq!(
+            std::fs::read_to_string(path).unwrap(),
+            markdown(),
+            "run the tests with UPDATE_GENERATED=1 to write docs/settings.md anew"
+        );
+    }
+}

@@ -1,0 +1,46 @@
+//! `POST /api/daemon-event` and `GET /api/daemon/position` (section 4).
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::web::{self, Bytes};
+use runwarden_actors::contract::limits::ENVELOPE_MAX_BYTES;
+use runwarden_actors::contract::{Ack, ErrorCode, Position};
+use runwarden_actors::run::{Envelope, RunError};
+
+use super::auth::Daemon;
+use super::body::read_body;
+use super::{ApiError, AppState};
+use crate::auth::DaemonClaims;
+
+/// Parses an envelope and compares it with what the token is bound to: cases 1 and 2.
+pub(super) fn parse_bound(body: Bytes, claims: &DaemonClaims) -> Result<Envelope, ApiError> {
+    let envelope = Envelope::parse(body)?;
+    if envelope.thread_id != claims.thread_id.as_str() || envelope.thread_chat_id != claims.thread_chat_id.as_str() {
+        return Err(ApiError::new(ErrorCode::BindingMismatch, "the token is bound to another thread or chat"));
+    }
+    Ok(envelope)
+}
+
+/// One envelope; answers once it is durable.
+pub(super) async fn post_event(
+    state: web::Data<AppState>,
+    daemon: Daemon,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let Daemon(claims) = daemon;
+    let body = read_body(payload, ENVELOPE_MAX_BYTES).await?;
+    let envelope = parse_bound(body, &claims)?;
+    // A daemon that hangs up must not take back what is on its way to the database.
+    let submitted =
+        actix_web::rt::spawn(async move { state.runs.submit(claims.run_id, &mut None, vec![envelope]).await });
+    let mut acks = submitted.await.map_err(|_| RunError::Stopped)??;
+    let ack: Ack = acks.pop().ok_or(RunError::Stopped)?;
+    let status = StatusCode::from_u16(ack.http_status()).unwrap_or(StatusCode::ACCEPTED);
+    Ok(HttpResponse::build(status).json(ack))
+}
+
+/// Where a restarted daemon goes on.
+pub(super) async fn get_position(state: web::Data<AppState>, daemon: Daemon) -> Result<web::Json<Position>, ApiError> {
+    let position = state.runs.position(daemon.0.run_id).await?;
+    Ok(web::Json(Position { run_id: position.run_id, last_accepted_seq: position.last_accepted_seq }))
+}

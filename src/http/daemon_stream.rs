@@ -1,0 +1,214 @@
+//! `GET /api/daemon/stream` (section 4): one envelope in each text frame, one ack frame for each, in order.
+
+use std::time::Duration;
+
+use actix_web::web::{self, Bytes};
+use actix_web::{HttpRequest, HttpResponse};
+use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Session};
+use futures_util::{FutureExt, StreamExt};
+use runwarden_actors::contract::limits::{
+    ENVELOPE_MAX_BYTES, INGEST_BATCH_MAX_BYTES, INGEST_BATCH_MAX_EVENTS, PAYLOAD_VERSION,
+};
+use runwarden_actors::contract::{AckFrame, ErrorCode, HelloFrame};
+use runwarden_actors::run::{Envelope, RunError, RunHandle};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::auth::Daemon;
+use super::daemon_events::parse_bound;
+use super::{ApiError, AppState};
+use crate::auth::DaemonClaims;
+
+/// Silence after which the daemon is asked whether it is there.
+const PING_AFTER: Duration = Duration::from_secs(20);
+/// Silence after which the stream is given up; the daemon comes back.
+const GIVE_UP_AFTER: Duration = Duration::from_mins(1);
+/// Time for the daemon to take a frame; one that reads nothing is given up.
+const SEND_WITHIN: Duration = Duration::from_secs(30);
+
+/// Opens a stream.
+pub(super) async fn open(
+    state: web::Data<AppState>,
+    daemon: Daemon,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let claims = daemon.0;
+    let position = state.runs.position(claims.run_id).await?;
+    let (response, session, frames) = actix_ws::handle(&request, payload)
+        .map_err(|error| ApiError::invalid(format!("this is no WebSocket handshake: {error}")))?;
+    let frames =
+        frames.max_frame_size(ENVELOPE_MAX_BYTES).aggregate_continuations().max_continuation_size(ENVELOPE_MAX_BYTES);
+    let hello = HelloFrame {
+        run_id: claims.run_id,
+        last_accepted_seq: position.last_accepted_seq,
+        payload_version: PAYLOAD_VERSION,
+    };
+    let shutdown = state.shutdown.clone();
+    let stream = Stream { state, claims, session, handle: None, last_heard: Instant::now(), shutdown };
+    // A task of its own: what is on its way to the database arrives even if the connection ends.
+    actix_web::rt::spawn(stream.serve(frames, hello));
+    Ok(response)
+}
+
+struct Stream {
+    state: web::Data<AppState>,
+    claims: DaemonClaims,
+    session: Session,
+    handle: Option<RunHandle>,
+    last_heard: Instant,
+    shutdown: watch::Receiver<bool>,
+}
+
+/// Why a stream ends.
+type End = Option<CloseReason>;
+
+/// What a frame asks for.
+enum Frame {
+    Envelope(Bytes),
+    Ping(Bytes),
+    Nothing,
+    End(End),
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "an end without a reason is the other kind")]
+fn close(code: CloseCode, why: &str) -> End {
+    Some(CloseReason { code, description: Some(why.to_owned()) })
+}
+
+impl Stream {
+    async fn serve(mut self, mut frames: AggregatedMessageStream, hello: HelloFrame) {
+        let end = match self.send(&hello).await {
+            Ok(()) => self.read(&mut frames).await,
+            Err(end) => end,
+        };
+        let _ = timeout(SEND_WITHIN, self.session.close(end)).await;
+    }
+
+    async fn read(&mut self, frames: &mut AggregatedMessageStream) -> End {
+        loop {
+            let frame = tokio::select! {
+                frame = timeout(PING_AFTER, frames.recv()) => frame,
+                _ = self.shutdown.changed() => return close(CloseCode::Restart, "the server is shutting down"),
+            };
+            let Ok(frame) = frame else {
+                if self.last_heard.elapsed() >= GIVE_UP_AFTER {
+                    return close(CloseCode::Policy, "nothing was heard for a minute");
+                }
+                if self.session.ping(b"").await.is_err() {
+                    return None;
+                }
+                continue;
+            };
+            self.last_heard = Instant::now();
+            let mut batch = Vec::new();
+            let mut bytes = 0;
+            let mut next = Self::frame(frame);
+            // Everything that has arrived is decided and committed together.
+            let end = loop {
+                match next {
+                    Frame::Envelope(body) => {
+                        bytes += body.len();
+                        batch.push(body);
+                    }
+                    Frame::Ping(payload) => {
+                        if self.session.pong(&payload).await.is_err() {
+                            break Some(None);
+                        }
+                    }
+                    Frame::Nothing => {}
+                    Frame::End(end) => break Some(end),
+                }
+                if batch.len() >= INGEST_BATCH_MAX_EVENTS || bytes >= INGEST_BATCH_MAX_BYTES {
+                    break None;
+                }
+                match frames.next().now_or_never() {
+                    None => break None,
+                    Some(frame) => next = Self::frame(frame),
+                }
+            };
+            if let Err(end) = self.ingest(batch).await {
+                return end;
+            }
+            if let Some(end) = end {
+                return end;
+            }
+        }
+    }
+
+    fn frame(frame: Option<Result<AggregatedMessage, actix_ws::ProtocolError>>) -> Frame {
+        match frame {
+            Some(Ok(AggregatedMessage::Text(text))) => Frame::Envelope(text.into_bytes()),
+            Some(Ok(AggregatedMessage::Ping(payload))) => Frame::Ping(payload),
+            Some(Ok(AggregatedMessage::Pong(_))) => Frame::Nothing,
+            Some(Ok(AggregatedMessage::Binary(_))) => {
+                Frame::End(close(CloseCode::Unsupported, "envelopes are text frames"))
+            }
+            Some(Ok(AggregatedMessage::Close(reason))) => Frame::End(reason),
+            Some(Err(actix_ws::ProtocolError::Overflow)) => {
+                Frame::End(close(CloseCode::Size, "payload_too_large: an envelope is at most 8 MiB"))
+            }
+            Some(Err(error)) => Frame::End(close(CloseCode::Protocol, &error.to_string())),
+            None => Frame::End(None),
+        }
+    }
+
+    /// Submits what is an envelope, in runs between what is not, so that every answer keeps its place.
+    async fn ingest(&mut self, batch: Vec<Bytes>) -> Result<(), End> {
+        let mut envelopes: Vec<Envelope> = Vec::with_capacity(batch.len());
+        for body in batch {
+            match parse_bound(body, &self.claims) {
+                Ok(envelope) => envelopes.push(envelope),
+                Err(error) => {
+                    self.submit(std::mem::take(&mut envelopes)).await?;
+                    self.send_error(&error).await?;
+                }
+            }
+        }
+        self.submit(envelopes).await
+    }
+
+    async fn submit(&mut self, envelopes: Vec<Envelope>) -> Result<(), End> {
+        if envelopes.is_empty() {
+            return Ok(());
+        }
+        match self.state.runs.submit(self.claims.run_id, &mut self.handle, envelopes).await {
+            Ok(acks) => {
+                for ack in acks {
+                    self.send(&AckFrame::from(ack)).await?;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let not_found = matches!(error, RunError::NotFound);
+                let error = ApiError::from(error);
+                self.send_error(&error).await?;
+                // Nothing of this batch is acknowledged; the daemon comes back and sends it again.
+                Err(if not_found {
+                    close(CloseCode::Policy, ErrorCode::NotFound.as_str())
+                } else {
+                    close(CloseCode::Again, ErrorCode::StoreUnavailable.as_str())
+                })
+            }
+        }
+    }
+
+    async fn send(&mut self, frame: &impl serde::Serialize) -> Result<(), End> {
+        let text = serde_json::to_string(frame).map_err(|_| close(CloseCode::Error, "a frame could not be written"))?;
+        self.send_text(text).await
+    }
+
+    async fn send_error(&mut self, error: &ApiError) -> Result<(), End> {
+        let mut body = error.body();
+        body["type"] = json!("error");
+        self.send_text(body.to_string()).await
+    }
+
+    async fn send_text(&mut self, text: String) -> Result<(), End> {
+        match timeout(SEND_WITHIN, self.session.text(text)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(None),
+        }
+    }
+}

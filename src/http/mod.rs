@@ -1,0 +1,20 @@
+//! Routes, one file for each resource. Which route needs which credential stands in `routes`.
+
+mod auth;
+mod body;
+mod chats;
+mod daemon_events;
+mod daemon_stream;
+mod error;
+mod events;
+mod flags;
+mod health;
+mod quarantine;
+mod reader_json;
+mod routes;
+mod runs;
+mod state;
+
+pub use error::{ApiError, status_of};
+pub use routes::configure;
+pub use state::AppState;

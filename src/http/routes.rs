@@ -1,0 +1,49 @@
+//! Every route, in one place.
+
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{HttpResponse, Resource};
+
+use super::{ApiError, chats, daemon_events, daemon_stream, events, flags, health, quarantine, runs};
+
+/// Adds the routes to an application that has an [`super::AppState`].
+pub fn configure(config: &mut ServiceConfig) {
+    config
+        .app_data(web::QueryConfig::default().error_handler(|error, _| ApiError::invalid(error.to_string()).into()))
+        .app_data(web::PathConfig::default().error_handler(|error, _| ApiError::invalid(error.to_string()).into()))
+        // Daemons: section 4. The token is checked by the handlers' `Daemon` extractor.
+        .service(resource("/api/daemon-event").route(web::post().to(daemon_events::post_event)))
+        .service(resource("/api/daemon/position").route(web::get().to(daemon_events::get_position)))
+        .service(resource("/api/daemon/stream").route(web::get().to(daemon_stream::open)))
+        // Host applications: section 3. The key is checked by the handlers' `InternalCaller` extractor.
+        .service(resource("/api/internal/runs").route(web::post().to(runs::create)))
+        .service(resource("/api/internal/runs/{run_id}").route(web::get().to(runs::get)))
+        .service(resource("/api/internal/runs/{run_id}/bind").route(web::post().to(runs::bind)))
+        .service(resource("/api/internal/runs/{run_id}/events").route(web::get().to(events::get)))
+        .service(resource("/api/internal/threads/{thread_id}/chats/{chat_id}").route(web::get().to(chats::get)))
+        .service(
+            resource("/api/internal/flags/{flag}")
+                .route(web::get().to(flags::get))
+                .route(web::put().to(flags::put))
+                .route(web::delete().to(flags::delete)),
+        )
+        .service(resource("/api/internal/quarantine").route(web::get().to(quarantine::list)))
+        // Every other internal route tells a stranger no more than the existing ones do.
+        .service(web::scope("/api/internal").default_service(web::to(unknown_internal)))
+        // Operations: section 13.
+        .service(resource("/healthz").route(web::get().to(health::healthz)))
+        .service(resource("/readyz").route(web::get().to(health::readyz)))
+        .service(resource("/metrics").route(web::get().to(health::metrics)))
+        .default_service(web::to(unknown));
+}
+
+fn resource(path: &str) -> Resource {
+    web::resource(path).default_service(web::to(unknown))
+}
+
+async fn unknown_internal(_: super::auth::InternalCaller) -> Result<HttpResponse, ApiError> {
+    unknown().await
+}
+
+async fn unknown() -> Result<HttpResponse, ApiError> {
+    Err(ApiError::not_found("route, or it does not take this method"))
+}

@@ -1,0 +1,9 @@
+//! What operators see: logs, metrics, preview events.
+
+mod logs;
+mod metrics;
+mod observer;
+
+pub use logs::{LogFormat, init_logs};
+pub use metrics::{Metrics, install_metrics};
+pub use observer::TelemetryObserver;
