@@ -5,5 +5,8 @@
 
 pub mod auth;
 pub mod config;
+pub mod coordination;
+pub mod evidence;
 pub mod http;
+pub mod sandbox;
 pub mod telemetry;
