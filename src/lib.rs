@@ -1,1 +1,5 @@
 //! Runwarden: supervises the runs of coding agents in sandboxes.
+
+pub mod clock;
+pub mod daemon;
+pub mod demo;
