@@ -4,8 +4,11 @@
 //! in `runwarden_actors`.
 
 pub mod auth;
+pub mod clock;
 pub mod config;
 pub mod coordination;
+pub mod daemon;
+pub mod demo;
 pub mod evidence;
 pub mod http;
 pub mod sandbox;
