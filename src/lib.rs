@@ -1,1 +1,3 @@
 //! Runwarden: supervises the runs of coding agents in sandboxes.
+
+pub mod store;
