@@ -12,4 +12,5 @@ pub mod demo;
 pub mod evidence;
 pub mod http;
 pub mod sandbox;
+pub mod store;
 pub mod telemetry;
