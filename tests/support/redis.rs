@@ -5,6 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::Pid;
+
 /// Runs its arguments and ends them with the test process, however that ends: its standard input closes then.
 const GUARD: &str = r#""$@" >/dev/null 2>&1 & server=$!; cat >/dev/null; kill -KILL $server 2>/dev/null; wait"#;
 
@@ -67,6 +69,13 @@ impl RedisServer {
         let mut answer = [0; 4096];
         let length = stream.read(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    }
+
+    /// The server's process.
+    pub fn process(&self) -> Pid {
+        let info = self.tell("INFO server").unwrap();
+        let id = info.lines().find_map(|line| line.strip_prefix("process_id:")).expect("INFO names the process");
+        Pid::from_raw(id.trim().parse().unwrap()).unwrap()
     }
 
     fn try_start(&mut self) -> bool {
