@@ -50,7 +50,7 @@ impl Repository {
 
     /// Two commits with every kind of change between them; returns both.
     pub fn with_changes(&self) -> (String, String) {
-        let text = |name: &str| (0..40).map(|n| format!("{name} line {n}\n")).collect::<String>();
+        let text = |name: &str| format!("a line of {name}\n").repeat(40);
         self.write("kept.txt", &text("kept"));
         self.write("changed.txt", "before\n");
         self.write("removed.txt", "removed\n");

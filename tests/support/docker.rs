@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -102,6 +103,8 @@ impl DockerEngine {
         // The machine's own engine may be configured otherwise.
         fs::write(folder.join("daemon.json"), "{}").unwrap();
         command.arg("--config-file").arg(folder.join("daemon.json"));
+        // Not in the test's process group: what ends that group must leave the guard to clean up.
+        command.process_group(0);
         let guard = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let engine = Self { folder, _guard: guard };
         engine.wait();

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -86,6 +87,8 @@ impl RedisServer {
         if let Some(password) = self.password {
             command.args(["--requirepass", password]);
         }
+        // Not in the test's process group: what ends that group must leave the guard to clean up.
+        command.process_group(0);
         self.guard = Some(command.stdin(Stdio::piped()).current_dir(std::env::temp_dir()).spawn().unwrap());
         for _ in 0..200 {
             if self.tell("PING").is_ok_and(|answer| answer.starts_with("+PONG")) {
