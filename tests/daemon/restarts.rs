@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use runwarden::daemon::{Token, exec};
+use runwarden::daemon::exec;
 use runwarden::demo::link::{FaultPlan, FaultyLink};
 use runwarden_actors::contract::{DaemonEnvelope, EventId, Seq, ThreadChatId, ThreadId};
 use serde_json::Map;
@@ -16,7 +16,7 @@ const CHILD_URL: &str = "RUNWARDEN_TEST_DAEMON_URL";
 
 /// Says numbers, slowly enough to be met in the middle, and never ends.
 const TALKS_ON: &str = "echo $$ > \"$1/agent\"; i=0
-    while [ -e \"$1\" ]; do echo '{\"type\":\"assistant\",\"n\":'$i'}'; i=$((i+1)); [ $((i % 20)) = 0 ] && sleep 0.01; done";
+    while [ -e \"$1\" ]; do echo '{\"type\":\"assistant\",\"n\":'$i'}'; i=$((i+1)); [ $((i % 20)) = 0 ] && sleep 0.05; done";
 
 /// Not a test by itself: the tests below start this very program again with this name to have a daemon of their own
 /// process that can be killed.
@@ -131,5 +131,4 @@ async fn a_new_spool_goes_on_after_what_the_server_has() {
     let state = server.state();
     assert_eq!(state.events[1].seq.get(), 8);
     assert_eq!(state.numbers(), (0..5).collect::<Vec<_>>());
-    assert!(Token::parse("x").is_ok());
 }
