@@ -130,10 +130,12 @@ impl ObjectEvidence {
         }
         let mut client = ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_timeout(REQUEST_TIMEOUT);
         if let Some(endpoint) = aws.endpoint_url.as_deref().filter(|endpoint| !endpoint.is_empty()) {
-            if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+            // An error names the address that was asked, so the address must not hold a password.
+            let scheme = endpoint.starts_with("https://") || endpoint.starts_with("http://");
+            if !scheme || endpoint.contains('@') {
                 return Err(EvidenceSettingError {
                     setting: "AWS_ENDPOINT_URL",
-                    problem: "must start with https:// or http://".to_owned(),
+                    problem: "must start with https:// or http:// and hold no credentials".to_owned(),
                 });
             }
             client = client.with_allow_http(endpoint.starts_with("http://"));

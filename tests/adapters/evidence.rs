@@ -152,6 +152,11 @@ fn wrong_settings_are_named_and_secrets_are_not() {
             AwsSettings { endpoint_url: Some("127.0.0.1:1".to_owned()), ..right.clone() },
             "AWS_ENDPOINT_URL",
         ),
+        (
+            "s3://bucket",
+            AwsSettings { endpoint_url: Some("http://me:open-sesame@127.0.0.1".to_owned()), ..right.clone() },
+            "AWS_ENDPOINT_URL",
+        ),
     ] {
         assert_eq!(ObjectEvidence::s3(url, &aws).unwrap_err().setting, setting, "{url}");
     }

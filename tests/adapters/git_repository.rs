@@ -52,12 +52,13 @@ impl Repository {
     pub fn with_changes(&self) -> (String, String) {
         let text = |name: &str| format!("a line of {name}\n").repeat(40);
         self.write("kept.txt", &text("kept"));
-        self.write("changed.txt", "before\n");
+        self.write("changed.txt", &text("changed"));
         self.write("removed.txt", "removed\n");
         self.write("old name.txt", &text("renamed"));
         self.write(".gitignore", "ignored.txt\n");
         let base = self.commit();
-        self.write("changed.txt", "after\n");
+        self.write("changed.txt", &(text("changed") + "after\n"));
+        self.write("copied.txt", &text("changed"));
         self.write("added.txt", "added\n");
         fs::remove_file(self.path.join("removed.txt")).unwrap();
         fs::rename(self.path.join("old name.txt"), self.path.join("new\nname.txt")).unwrap();
@@ -87,12 +88,18 @@ pub fn entries(list: &[u8]) -> Vec<String> {
 }
 
 /// What lies between the two commits of [`Repository::with_changes`].
-pub const COMMITTED: [&str; 4] =
-    ["A added.txt", "D removed.txt", "M changed.txt", "R100 old name.txt -> new\nname.txt"];
+pub const COMMITTED: [&str; 5] = [
+    "A added.txt",
+    "C100 changed.txt -> copied.txt",
+    "D removed.txt",
+    "M changed.txt",
+    "R100 old name.txt -> new\nname.txt",
+];
 /// What lies between the first of them and the working tree after [`Repository::dirty`].
-pub const IN_WORKING_TREE: [&str; 6] = [
+pub const IN_WORKING_TREE: [&str; 7] = [
     "?? dir/untracked\n\u{e9}.txt",
     "A added.txt",
+    "C100 changed.txt -> copied.txt",
     "D removed.txt",
     "M changed.txt",
     "M kept.txt",

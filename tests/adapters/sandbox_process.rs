@@ -137,8 +137,8 @@ async fn a_hostile_repository_runs_nothing_on_the_host() {
     repository.write(".gitattributes", "* filter=trap diff=trap\n");
     fs::create_dir_all(repository.path.join(".git/info")).unwrap();
     fs::write(repository.path.join(".git/info/attributes"), "* filter=trap diff=trap\n").unwrap();
-    // The same length as before, so that only the contents tell them apart and the filter would be asked.
-    repository.write("changed.txt", "AFTER\n");
+    // Where the times have moved, only the contents tell, and the filter would be asked for them.
+    repository.write("changed.txt", "other\n");
     let touched = Command::new("touch").args(["-d", "2001-01-01"]).arg(repository.path.join("kept.txt")).status();
     assert!(touched.unwrap().success());
 

@@ -1,5 +1,6 @@
 //! A real Docker engine for a test process: its own `dockerd` in a temporary folder, without networks, and an image
 //! made of this machine's `git` and a static busybox, so that no registry is asked.
+#![allow(dead_code, reason = "each test binary uses the part that it needs")]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

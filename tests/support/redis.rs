@@ -1,4 +1,5 @@
 //! A real Redis server for a test, on a free port, with nothing of this machine's configuration.
+#![allow(dead_code, reason = "each test binary uses the part that it needs")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
