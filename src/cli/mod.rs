@@ -80,7 +80,7 @@ pub fn main() -> ExitCode {
         Command::Serve(settings) => with_config(&settings, serve::run),
         Command::Migrate(settings) => with_config(&settings, migrate::run),
         Command::Doctor(settings) => doctor::run(&settings),
-        Command::Daemon(DaemonCommand::Exec(args)) => daemon(*args),
+        Command::Daemon(DaemonCommand::Exec(args)) => Ok(daemon(*args)),
     };
     result.unwrap_or_else(|error| {
         eprintln!("runwarden: {error:#}");
@@ -88,12 +88,17 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// The daemon logs to standard error, beside what the agent prints there.
-fn daemon(args: crate::daemon::cli::ExecArgs) -> Result<ExitCode, anyhow::Error> {
+/// The daemon logs to standard error, beside what the agent prints there. Its exit code is the agent's, or says
+/// what its caller can do.
+#[allow(clippy::print_stderr, reason = "a command's error goes to its terminal")]
+fn daemon(args: crate::daemon::cli::ExecArgs) -> ExitCode {
     install_crypto();
     init_logs(LogFormat::Text, &std::env::var("LOG_LEVEL").unwrap_or_else(|_| "info".to_owned()));
-    let code = actix_web::rt::System::new().block_on(crate::daemon::cli::run(args))?;
-    Ok(ExitCode::from(code))
+    let ended = actix_web::rt::System::new().block_on(crate::daemon::cli::run(args));
+    ExitCode::from(ended.unwrap_or_else(|error| {
+        eprintln!("runwarden daemon: {error}");
+        error.exit_code()
+    }))
 }
 
 /// A wrong setting is the operator's to mend: its own exit code.
