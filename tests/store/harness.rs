@@ -61,6 +61,14 @@ impl Database {
         }
     }
 
+    /// Whether somebody had to be told to try again because two waited for each other. SQLite has one writer.
+    pub fn had_deadlocks(&self) -> bool {
+        match &self.place {
+            Place::Postgres(url) => postgres_server::log_of(url).contains("deadlock detected"),
+            Place::Sqlite(..) => false,
+        }
+    }
+
     pub fn is_postgres(&self) -> bool {
         matches!(self.place, Place::Postgres(_))
     }

@@ -23,6 +23,7 @@ mod events;
 mod flags;
 mod harness;
 mod immutability;
+mod outages;
 mod quarantine;
 mod races;
 mod runs;

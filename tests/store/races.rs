@@ -1,6 +1,6 @@
 //! Several servers on one database.
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use runwarden_actors::contract::{QuarantineReason, RunId, RunStatus};
 use runwarden_actors::ports::Store;
 use runwarden_actors::ports::store::{BindOutcome, CommitOutcome, CreateRunOutcome, RunChange};
@@ -51,15 +51,31 @@ async fn two_servers_apply_each_event_of_a_run_once(database: Database) {
 async fn two_servers_on_many_runs_apply_each_event_once(database: Database) {
     let other = database.another_server().await;
     let mut runs = Vec::new();
-    for _ in 0..12 {
-        runs.push(run(&*database.store).await.run_id);
+    for _ in 0..24 {
+        runs.push(run(&*database.store).await);
     }
-    let both = [&database.store, &other];
-    join_all(runs.iter().flat_map(|run| both.map(|store| store_all(&**store, *run, 19)))).await;
+    // Each server writes all runs in one go, so their batches meet row by row.
+    for round in 0..40 {
+        let decisions = || runs.iter().map(|run| commit(run, vec![event(round, &format!("e-{round}"))]));
+        let (ours, theirs) = join(
+            join_all(decisions().map(|decision| database.store.commit(decision))),
+            join_all(decisions().map(|decision| other.commit(decision))),
+        )
+        .await;
+        for (run, both) in runs.iter_mut().zip(ours.into_iter().zip(theirs)) {
+            let applied = CommitOutcome::Applied { quarantined: 0 };
+            match (both.0.unwrap(), both.1.unwrap()) {
+                (one, CommitOutcome::Conflict) | (CommitOutcome::Conflict, one) if one == applied => run.revision += 1,
+                both => panic!("{both:?}"),
+            }
+        }
+    }
+    assert!(!database.had_deadlocks());
     for run in runs {
-        assert_eq!(loaded(&*other, run).await.counters.accepted, 20);
+        let after = loaded(&*other, run.run_id).await;
+        assert_eq!((after.counters.accepted, after.last_accepted_seq), (40, Some(seq(39))));
     }
-    assert_eq!(database.count("run_event", "1 = 1").await, 240);
+    assert_eq!(database.count("run_event", "1 = 1").await, 24 * 40);
 }
 
 /// Starts, binds and changes runs of a few chats; whatever is not a lost race is a failure of the test.
@@ -82,7 +98,7 @@ async fn work(store: &dyn Store, name: &str) {
                 BindOutcome::Bound(_) | BindOutcome::NotActive(_) | BindOutcome::Conflict => {}
             }
         };
-        futures_util::future::join(both, bound).await;
+        join(both, bound).await;
     }
 }
 
@@ -90,6 +106,7 @@ async fn starts_bindings_and_status_changes_never_wait_in_a_circle(database: Dat
     let other = database.another_server().await;
     let work = [work(&*database.store, "a"), work(&*other, "b"), work(&*database.store, "c"), work(&*other, "d")];
     join_all(work).await;
+    assert!(!database.had_deadlocks());
     for name in ["chat-0", "chat-1", "chat-2"] {
         let context = database.store.load_context(&thread("t"), &chat(name)).await.unwrap().unwrap();
         let run = loaded(&*database.store, context.active_run_id).await;

@@ -17,6 +17,7 @@ const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// The running server. Its wrapper ends it, and removes its folder, when `_stdin` closes.
 struct Server {
     port: u16,
+    folder: PathBuf,
     _stdin: ChildStdin,
 }
 
@@ -34,6 +35,14 @@ pub async fn new_database() -> String {
     connection.execute(sqlx::AssertSqlSafe(format!("create database {name}"))).await.unwrap();
     connection.close().await.unwrap();
     format!("postgres://postgres@127.0.0.1:{port}/{name}")
+}
+
+/// What the server has logged about the database of this URL.
+#[allow(dead_code, reason = "not every test binary reads it")]
+pub fn log_of(url: &str) -> String {
+    let name = url.rsplit('/').next().unwrap();
+    let log = std::fs::read_to_string(SERVER.get().unwrap().folder.join("log")).unwrap();
+    log.lines().filter(|line| line.split(' ').next() == Some(name)).collect::<Vec<_>>().join("\n")
 }
 
 /// The folder of `initdb` and `postgres`: `PG_BIN`, else the newest of Debian's, else the search path's.
@@ -80,7 +89,7 @@ fn start() -> Server {
         // Somebody may take the port between its choice and its use: then the server ends at once.
         while wrapper.try_wait().unwrap().is_none() {
             if is_up(port) {
-                return Server { port, _stdin: stdin };
+                return Server { port, folder, _stdin: stdin };
             }
             assert!(Instant::now() < deadline, "postgres did not start");
             std::thread::sleep(Duration::from_millis(20));
@@ -114,6 +123,7 @@ fn launch(folder: &Path, data: &Path, port: u16) -> (Child, ChildStdin) {
         .arg(data)
         .args(["-c", &format!("port={port}"), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
         .args(["-c", "max_connections=300", "-c", "shared_buffers=64MB", "-c", "autovacuum=off"])
+        .args(["-c", "log_line_prefix=%d "])
         // The tests end processes, not machines: nothing is lost without it.
         .args(["-c", "fsync=off"])
         .stdin(Stdio::piped())
@@ -125,14 +135,15 @@ fn launch(folder: &Path, data: &Path, port: u16) -> (Child, ChildStdin) {
     (wrapper, stdin)
 }
 
-/// Whether the server answers the question for encryption, which it does once it takes connections.
+/// Whether the server takes connections: the answer to a login is `R`, or an error while it still starts.
 fn is_up(port: u16) -> bool {
-    const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+    const LOGIN: &[u8] = b"\0\0\0\x17\0\x03\0\0user\0postgres\0\0";
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
         return false;
     };
     let mut answer = [0];
     stream.set_read_timeout(Some(Duration::from_secs(1))).is_ok()
-        && stream.write_all(&SSL_REQUEST).is_ok()
+        && stream.write_all(LOGIN).is_ok()
         && stream.read_exact(&mut answer).is_ok()
+        && answer == *b"R"
 }

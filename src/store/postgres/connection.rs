@@ -24,6 +24,9 @@ static MIGRATOR: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("m
 /// Durable writes under way at once: while one waits for the disk, the other is worked out.
 const WRITERS: u32 = 2;
 
+/// A writer's connection that was idle for so long is asked whether it is still there.
+const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
+
 /// The port on Postgres 14 or newer. Clones share their connections.
 #[derive(Clone)]
 pub struct PostgresStore {
@@ -117,8 +120,15 @@ fn pool(max_connections: u32, call_timeout: Duration) -> PgPoolOptions {
 }
 
 fn pool_of_writers(call_timeout: Duration) -> PgPoolOptions {
-    // No ping before each batch: a dead connection fails the batch either way, and is then replaced.
-    pool(WRITERS, call_timeout).test_before_acquire(false)
+    // No ping before each batch; only a connection that has been idle may have been cut meanwhile.
+    pool(WRITERS, call_timeout).test_before_acquire(false).before_acquire(|connection, meta| {
+        Box::pin(async move {
+            if meta.idle_for >= PING_AFTER_IDLE {
+                connection.ping().await?;
+            }
+            Ok(true)
+        })
+    })
 }
 
 /// A connection, or [`Failure::Unavailable`] after `call_timeout`.

@@ -11,4 +11,7 @@ mod quarantine;
 mod runs;
 mod ui_validation;
 
+#[cfg(test)]
+mod disk_full_tests;
+
 pub use connection::SqliteStore;
