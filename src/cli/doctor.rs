@@ -121,8 +121,13 @@ async fn objects(config: &Config) -> Finding {
     if let Err(error) = evidence.put(key, written.clone()).await {
         return Finding::Bad(format!("{error}; check OBJECT_STORE_URL and the AWS variables"));
     }
-    match evidence.get(key).await {
-        Ok(Some(read)) if read == written => Finding::Good("an object was written and read back".into()),
+    let read = evidence.get(key).await;
+    let removed = evidence.delete(key).await;
+    match read {
+        Ok(Some(read)) if read == written => match removed {
+            Ok(()) => Finding::Good("an object was written, read back and removed".into()),
+            Err(error) => Finding::Bad(format!("{error}; old objects could not be removed")),
+        },
         Ok(_) => Finding::Bad("an object was written and did not come back".into()),
         Err(error) => Finding::Bad(error.to_string()),
     }

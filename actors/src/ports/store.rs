@@ -494,6 +494,10 @@ pub trait QuarantineStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<QuarantineRow>, StoreError>;
 
+    /// Objects that only rows older than `before` name, those of the oldest rows first. They go before their rows
+    /// do, so that none is left behind unnamed.
+    async fn expired_quarantine_objects(&self, before: Timestamp, most: u32) -> Result<Vec<String>, StoreError>;
+
     /// Aggregates rows older than `before` into `daemon_event_quarantine_day`, deletes them, and returns what was
     /// added to the aggregate; in one transaction, at most `most` rows.
     async fn purge_quarantine(&self, before: Timestamp, most: u32) -> Result<Vec<QuarantineDay>, StoreError>;

@@ -108,6 +108,11 @@ impl EvidenceStore for MemoryEvidence {
         Ok(locked(&self.0).get(key).cloned())
     }
 
+    async fn delete(&self, key: &str) -> Result<(), EvidenceError> {
+        locked(&self.0).remove(key);
+        Ok(())
+    }
+
     async fn ping(&self) -> Result<(), EvidenceError> {
         Ok(())
     }
