@@ -32,7 +32,7 @@ pub(super) enum Ingested {
 }
 
 /// Calls the store with a limit. A call that did not end has an unknown outcome.
-pub(super) async fn bounded<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+pub(crate) async fn bounded<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     timeout(Duration::from_millis(STORE_CALL_TIMEOUT_MS), call)
         .await
         .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {STORE_CALL_TIMEOUT_MS} ms"))))

@@ -13,12 +13,12 @@ mod state;
 mod sweep;
 
 pub(crate) use actor::RunActor;
-pub use actor::RunPosition;
 pub use context::{ContextError, StartRun, bind_run_sandbox, create_run_context, flag};
 pub use deps::Deps;
 pub use effects::{EffectNudge, carry_out_due, run_effects};
 pub use envelope::{ClaimedRun, Envelope, EnvelopeError};
 pub use feed::{Feeds, Reader};
 pub use handle::{RunError, RunHandle};
+pub(crate) use ingest::bounded;
 pub use state::{Decision, NeedsOffload, Note, Offload, Phase, RunIdentity, RunState, decide, needs_lookup};
 pub use sweep::{SweepError, SweepOptions, Swept, run_sweep, sweep_once};

@@ -64,6 +64,8 @@ pub struct RunState {
     pub last_payload_hash: Option<[u8; 32]>,
     /// Compare-and-swap revision of the row.
     pub revision: i64,
+    /// Whether this actor has asked for the run's classification after an envelope without `runId`.
+    pub legacy_classified: bool,
 }
 
 impl From<&RunRecord> for RunState {
@@ -90,6 +92,7 @@ impl From<&RunRecord> for RunState {
             last_accepted_seq: run.last_accepted_seq,
             last_payload_hash: run.last_payload_hash,
             revision: run.revision,
+            legacy_classified: false,
         }
     }
 }
@@ -306,9 +309,13 @@ impl<'a> Deciding<'a> {
             }
         }
         // Once when the first such envelope comes, so that the chat never stands undecided, and again at the
-        // end, when the changes are all there.
-        if legacy && (seq.get() == expected && expected == 0 || self.next.phase == Phase::Ended) {
+        // end, when the changes are all there. A rebuilt actor may classify once more; that does no harm.
+        if legacy && !self.next.legacy_classified {
+            self.next.legacy_classified = true;
             self.effect(Effect::ClassifyLegacy);
+        }
+        if self.next.phase == Phase::Ended && !self.next.identity.flags.daemon_run_id_strict {
+            self.effect(Effect::ReclassifyLegacy);
         }
         (AckStatus::Accepted, reason)
     }

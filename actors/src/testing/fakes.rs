@@ -88,6 +88,13 @@ impl Coordination for TestCoordination {
         Ok(if *count <= limit { RateDecision::Allowed } else { RateDecision::Limited { retry_after_ms: window_ms } })
     }
 
+    async fn uncount(&self, key: &str) -> Result<(), CoordinationError> {
+        if let Some(count) = locked(&self.counts).get_mut(key) {
+            *count = count.saturating_sub(1);
+        }
+        Ok(())
+    }
+
     async fn now(&self) -> Result<Timestamp, CoordinationError> {
         Ok(Timestamp::default())
     }
