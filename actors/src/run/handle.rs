@@ -12,9 +12,9 @@ use crate::contract::{Ack, RunId};
 use crate::ports::store::StoreError;
 
 use super::actor::{Refusal, RunActor, Submit};
+use super::decide::Offload;
 use super::envelope::Envelope;
 use super::ingest::Batch;
-use super::state::Offload;
 
 /// Why a run did not answer.
 #[derive(Debug, Error)]

@@ -11,9 +11,10 @@ use crate::contract::limits::{INGEST_CONFLICT_RETRIES_MAX, STORE_CALL_TIMEOUT_MS
 use crate::ports::RunDimensions;
 use crate::ports::store::{CommitOutcome, Seen, StoreError};
 
+use super::decide::{Note, Offload, decide, needs_lookup};
 use super::deps::Deps;
 use super::envelope::Envelope;
-use super::state::{Note, Offload, RunState, decide, needs_lookup};
+use super::state::RunState;
 
 /// A batch of envelopes for one run.
 #[derive(Debug, Clone)]

@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::contract::{RolloutPhase, TerminalKind};
+use crate::contract::{
+    FrozenFlagSnapshot, RepoFullName, RolloutPhase, RunId, TerminalKind, ThreadChatId, ThreadId, UserId,
+};
+use crate::run::state::RunIdentity;
 use crate::testing::TestIds;
 
 const RUN: &str = "01935d3e-7c00-7000-8000-000000000001";
