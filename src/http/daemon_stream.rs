@@ -29,6 +29,19 @@ const GIVE_UP_AFTER: Duration = Duration::from_mins(1);
 const SEND_WITHIN: Duration = Duration::from_secs(30);
 
 /// Opens a stream.
+#[utoipa::path(
+    get,
+    path = "/api/daemon/stream",
+    tag = "daemon",
+    responses(
+        (status = 101, description = "A WebSocket: one envelope in each text frame, one ack frame for each, in order"),
+        (status = 400, description = "`invalid_request`: no WebSocket handshake", body = ref("#/components/schemas/ErrorBody")),
+        (status = 401, description = "`permission_denied` without a token, `signature_mismatch` with a wrong one", body = ref("#/components/schemas/ErrorBody")),
+        (status = 404, description = "`not_found`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 503, description = "`store_unavailable`; `Retry-After` says when to come back", body = ref("#/components/schemas/ErrorBody")),
+    ),
+    security(("daemon" = [])),
+)]
 pub(super) async fn open(
     state: web::Data<AppState>,
     daemon: Daemon,
