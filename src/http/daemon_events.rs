@@ -49,8 +49,7 @@ pub(super) async fn post_event(
     let body = read_body(payload, ENVELOPE_MAX_BYTES).await?;
     let envelope = parse_bound(body, &claims)?;
     // A daemon that hangs up must not take back what is on its way to the database.
-    let submitted =
-        actix_web::rt::spawn(async move { state.runs.submit(claims.run_id, &mut None, vec![envelope]).await });
+    let submitted = actix_web::rt::spawn(async move { state.runs.submit(claims.run_id, vec![envelope]).await });
     let mut acks = submitted.await.map_err(|_| RunError::Stopped)??;
     let ack: Ack = acks.pop().ok_or(RunError::Stopped)?;
     let status = StatusCode::from_u16(ack.http_status()).unwrap_or(StatusCode::ACCEPTED);
