@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use runwarden_actors::contract::limits::{ID_MAX_BYTES, QUARANTINE_PREFIX_BYTES};
 use runwarden_actors::contract::{CommitSha, EventId, RunId, RunStatus, Seq};
-use runwarden_actors::ports::store::{CommitOutcome, NewEvent, NewQuarantine, RunCommit};
+use runwarden_actors::ports::store::{CommitOutcome, NewEvent, NewQuarantine, RunChange, RunCommit};
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
@@ -17,6 +17,7 @@ use crate::store::failure::Failure;
 use crate::store::text::prefix;
 
 const COMMIT: &str = include_str!("commit.sql");
+const COMMIT_EVENTS: &str = include_str!("commit_events.sql");
 
 /// Carries out the batches of the group commit.
 pub(super) struct Writer {
@@ -53,6 +54,8 @@ struct Runs<'a> {
     started_at: Vec<Option<OffsetDateTime>>,
     ended_at: Vec<Option<OffsetDateTime>>,
     with_status: Vec<Uuid>,
+    /// Some run changes more than its counters and its place.
+    changes: bool,
 }
 
 impl<'a> Runs<'a> {
@@ -75,6 +78,7 @@ impl<'a> Runs<'a> {
         self.missing_end_sha_at.push(change.missing_end_sha_at.map(at));
         self.started_at.push(change.started_at.map(at));
         self.ended_at.push(change.ended_at.map(at));
+        self.changes |= *change != RunChange { last_accepted_seq: change.last_accepted_seq, ..RunChange::default() };
         if change.status.is_some() {
             self.with_status.push(commit.run_id.as_uuid());
         }
@@ -169,7 +173,53 @@ async fn write(connection: &mut PgConnection, commits: &[RunCommit]) -> Result<V
                 .push(serde_json::to_string(&promised.effect).map_err(|error| Failure::Rejected(error.to_string()))?);
         }
     }
-    let applied: Vec<(Uuid, i64)> = sqlx::query_as(COMMIT)
+    let lean = !runs.changes && quarantine.id.is_empty() && effects.id.is_empty();
+    let applied = if lean {
+        events_only(connection, runs, events).await?
+    } else {
+        everything(connection, runs, events, quarantine, effects).await?
+    };
+    let applied: HashMap<Uuid, i64> = applied.into_iter().collect();
+    Ok(commits
+        .iter()
+        .map(|commit| match applied.get(&commit.run_id.as_uuid()) {
+            Some(rows) => CommitOutcome::Applied { quarantined: u32::try_from(*rows).unwrap_or(u32::MAX) },
+            None => CommitOutcome::Conflict,
+        })
+        .collect())
+}
+
+/// The runs that moved, each with the number of quarantine rows that were new.
+type Applied = Vec<(Uuid, i64)>;
+
+async fn events_only(connection: &mut PgConnection, runs: Runs<'_>, events: Events<'_>) -> Result<Applied, Failure> {
+    Ok(sqlx::query_as(COMMIT_EVENTS)
+        .bind(runs.run_id)
+        .bind(runs.expected_revision)
+        .bind(runs.now)
+        .bind(runs.seq)
+        .bind(runs.accepted)
+        .bind(runs.duplicate)
+        .bind(runs.out_of_order)
+        .bind(runs.gaps)
+        .bind(events.run_id)
+        .bind(events.seq)
+        .bind(events.event_id)
+        .bind(events.payload)
+        .bind(events.payload_hash)
+        .bind(events.received_at)
+        .fetch_all(connection)
+        .await?)
+}
+
+async fn everything(
+    connection: &mut PgConnection,
+    runs: Runs<'_>,
+    events: Events<'_>,
+    quarantine: Quarantine<'_>,
+    effects: Effects,
+) -> Result<Applied, Failure> {
+    Ok(sqlx::query_as(COMMIT)
         .bind(runs.run_id)
         .bind(runs.expected_revision)
         .bind(runs.now)
@@ -211,13 +261,5 @@ async fn write(connection: &mut PgConnection, commits: &[RunCommit]) -> Result<V
         .bind(effects.kind)
         .bind(effects.effect)
         .fetch_all(connection)
-        .await?;
-    let applied: HashMap<Uuid, i64> = applied.into_iter().collect();
-    Ok(commits
-        .iter()
-        .map(|commit| match applied.get(&commit.run_id.as_uuid()) {
-            Some(rows) => CommitOutcome::Applied { quarantined: u32::try_from(*rows).unwrap_or(u32::MAX) },
-            None => CommitOutcome::Conflict,
-        })
-        .collect())
+        .await?)
 }
