@@ -30,6 +30,8 @@ enum Command {
     /// Run the server.
     #[command(after_long_help = help_text())]
     Serve(Settings),
+    // Explained where its arguments are.
+    Demo(crate::demo::cli::DemoArgs),
     /// Run an agent's command inside its sandbox and report on it.
     #[command(subcommand)]
     Daemon(DaemonCommand),
@@ -81,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Serve(settings) => with_config(&settings, serve::run),
         Command::Migrate(settings) => with_config(&settings, migrate::run),
         Command::Doctor(settings) => doctor::run(&settings),
+        Command::Demo(args) => Ok(crate::demo::cli::run(&args)),
         Command::Daemon(DaemonCommand::Exec(args)) => Ok(daemon(*args)),
     };
     result.unwrap_or_else(|error| {

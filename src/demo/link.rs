@@ -39,12 +39,32 @@ pub struct Link {
     handle: ServerHandle,
 }
 
+/// Dice of their own for each mistake: whether the tenth frame is lost depends on the seed and on nothing that
+/// happened beside it. What a frame holds, and how many there are, is still a matter of timing.
+#[derive(Debug)]
+struct Dice {
+    mistakes: Vec<StdRng>,
+    other: StdRng,
+}
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        let mut seeds = StdRng::seed_from_u64(seed);
+        let mistakes = Fault::ALL.iter().map(|_| StdRng::from_rng(&mut seeds)).collect();
+        Self { mistakes, other: seeds }
+    }
+
+    fn of(&mut self, fault: Fault) -> &mut StdRng {
+        self.mistakes.get_mut(fault as usize).unwrap_or(&mut self.other)
+    }
+}
+
 /// What the connections of one link share.
 #[derive(Debug)]
 struct Shared {
     upstream: String,
     plan: Mutex<FaultPlan>,
-    random: Mutex<StdRng>,
+    random: Mutex<Dice>,
     stats: Arc<LinkStats>,
     history: Mutex<History>,
     late_posts: http::LatePosts,
@@ -56,7 +76,7 @@ impl FaultyLink {
     pub fn start(upstream_url: &str, plan: FaultPlan) -> io::Result<Link> {
         let shared = Arc::new(Shared {
             upstream: upstream_url.trim_end_matches('/').to_owned(),
-            random: Mutex::new(StdRng::seed_from_u64(plan.seed)),
+            random: Mutex::new(Dice::new(plan.seed)),
             plan: Mutex::new(plan),
             stats: Arc::default(),
             history: Mutex::default(),
@@ -127,7 +147,7 @@ impl Shared {
     /// Whether to make this mistake now. It is counted where the answer is yes.
     fn makes(&self, fault: Fault) -> bool {
         let probability = lock(&self.plan).probability(fault);
-        let made = probability > 0.0 && lock(&self.random).random_bool(probability);
+        let made = probability > 0.0 && lock(&self.random).of(fault).random_bool(probability);
         if made {
             self.stats.count(fault);
         }
@@ -137,11 +157,11 @@ impl Shared {
     /// Some part of the longest delay.
     fn some_delay(&self) -> Duration {
         let longest = lock(&self.plan).delay_max;
-        longest.mul_f64(lock(&self.random).random_range(0.0..=1.0))
+        longest.mul_f64(lock(&self.random).other.random_range(0.0..=1.0))
     }
 
     fn random_below(&self, bound: usize) -> usize {
-        if bound == 0 { 0 } else { lock(&self.random).random_range(0..bound) }
+        if bound == 0 { 0 } else { lock(&self.random).other.random_range(0..bound) }
     }
 
     fn refuses_streams(&self) -> Option<u16> {

@@ -13,6 +13,13 @@ pub enum LogFormat {
     Json,
 }
 
+/// Starts logging into a file, for a command that needs the terminal for itself.
+pub fn init_logs_in_file(file: std::fs::File, filter: &str) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let layer = fmt::layer().with_ansi(false).with_writer(std::sync::Mutex::new(file));
+    let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
+}
+
 /// Starts logging. `filter` is a level or a list of `target=level`; what cannot be read falls back to `info`.
 /// Calling it again changes nothing.
 pub fn init_logs(format: LogFormat, filter: &str) {

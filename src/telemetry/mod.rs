@@ -4,6 +4,6 @@ mod logs;
 mod metrics;
 mod observer;
 
-pub use logs::{LogFormat, init_logs};
+pub use logs::{LogFormat, init_logs, init_logs_in_file};
 pub use metrics::{Metrics, install_metrics};
 pub use observer::TelemetryObserver;
