@@ -130,6 +130,6 @@ pub fn check_ack(body: &[u8], seq: u64) -> Result<()> {
 /// Appends a text frame of a client. The mask of zeros is as good as any other where nobody stands between.
 pub fn write_text_frame(payload_bytes: usize, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let length = u16::try_from(payload_bytes).unwrap_or(u16::MAX).to_be_bytes();
-    out.extend_from_slice(&[0x81, 0x80 | 126, length[0], length[1], 0, 0, 0, 0]);
+    out.extend_from_slice(&[0x81, 0x80 | 0x7e, length[0], length[1], 0, 0, 0, 0]);
     write(out);
 }

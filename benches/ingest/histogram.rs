@@ -47,7 +47,7 @@ impl Histogram {
 
 fn bucket(micros: u64) -> usize {
     let value = micros + STEPS;
-    let magnitude = 63 - value.leading_zeros();
+    let magnitude = value.ilog2();
     let shift = magnitude - STEPS_LOG2;
     let within = (value >> shift) - STEPS;
     (u64::from(shift) * STEPS + within) as usize

@@ -165,15 +165,15 @@ pub async fn check_stored(postgres: &Postgres, server: &Server, runs: &[Run], ac
     let stored = postgres.query("bench", "select run_id, count(*), max(seq) from run_event group by run_id")?;
     for (run, &acknowledged) in runs.iter().zip(acknowledged) {
         let (accepted, last) = server.accepted(run).await?;
-        let expected = format!("{}|{acknowledged}|{}", run.run_id, acknowledged.wrapping_sub(1) as i64);
+        let expected = format!("{}|{acknowledged}|{}", run.id, acknowledged.wrapping_sub(1) as i64);
         if accepted != acknowledged
             || last != acknowledged.checked_sub(1)
             || (acknowledged > 0 && !stored.lines().any(|line| line == expected))
         {
             bail!(
                 "run {}: {acknowledged} events were acknowledged; the API says {accepted} up to {last:?}; stored is {:?}",
-                run.run_id,
-                stored.lines().find(|line| line.starts_with(&run.run_id))
+                run.id,
+                stored.lines().find(|line| line.starts_with(&run.id))
             );
         }
     }
@@ -226,7 +226,7 @@ pub async fn open_stream(port: u16, run: &Run) -> Result<Connection> {
     anyhow::ensure!(status == 101, "the handshake was answered with {status}");
     loop {
         if let Some(hello) = connection.text_frame()? {
-            let expected = find(hello, b"\"type\":\"hello\"").is_some() && find(hello, run.run_id.as_bytes()).is_some();
+            let expected = find(hello, b"\"type\":\"hello\"").is_some() && find(hello, run.id.as_bytes()).is_some();
             anyhow::ensure!(expected, "the first frame is {}", String::from_utf8_lossy(hello));
             return Ok(connection);
         }

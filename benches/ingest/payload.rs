@@ -19,7 +19,7 @@ impl Body {
     pub fn new(run: &Run) -> Self {
         let head = format!(
             r#"{{"threadId":"{}","threadChatId":"{}","runId":"{}","payloadVersion":2,"timezone":"Europe/Berlin","eventId":""#,
-            run.thread_id, run.chat_id, run.run_id
+            run.thread_id, run.chat_id, run.id
         );
         let middle = r#"","seq":"#;
         let text =
@@ -36,7 +36,7 @@ impl Body {
         bytes.extend(filler(BODY_BYTES.saturating_sub(fixed)).bytes());
         bytes.extend(tail.bytes());
         let salt = run
-            .run_id
+            .id
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         Self { bytes, event_id_at, seq_at, salt }
@@ -78,7 +78,7 @@ pub struct Run {
     /// Its chat.
     pub chat_id: String,
     /// Its id.
-    pub run_id: String,
+    pub id: String,
     /// Its daemon's token.
     pub token: String,
 }
@@ -96,7 +96,7 @@ pub fn filler(bytes: usize) -> String {
     let pick = |at: usize| {
         let bits = mix(at as u64);
         // Every sixth or so is a blank.
-        if bits % 6 == 0 { ' ' } else { char::from(LETTERS[(bits >> 8) as usize % LETTERS.len()]) }
+        if bits.is_multiple_of(6) { ' ' } else { char::from(LETTERS[(bits >> 8) as usize % LETTERS.len()]) }
     };
     (0..bytes).map(pick).collect()
 }

@@ -84,8 +84,8 @@ pub fn measure(postgres: &Postgres, options: &Options, manner: Manner) -> Result
     let events = find("number of transactions actually processed:")?;
     let failed = find("number of failed transactions:")?;
     let added = stored(postgres)? - stored_before;
-    anyhow::ensure!(failed == 0.0, "{failed} transactions of the peer failed");
-    anyhow::ensure!(added as f64 == events, "the peer says {events} events, and {added} are stored");
+    anyhow::ensure!(failed < 0.5, "{failed} transactions of the peer failed");
+    anyhow::ensure!((added as f64 - events).abs() < 0.5, "the peer says {events} events, and {added} are stored");
     Ok(Measured {
         events_per_second: find("tps =")?,
         events: events as u64,

@@ -75,7 +75,7 @@ impl Postgres {
         let started = Self { guard, programs, port, folder: folder.keep() };
         let since = Instant::now();
         while started.query("postgres", "select 1").is_err() {
-            if since.elapsed() > Duration::from_secs(60) {
+            if since.elapsed() > Duration::from_mins(1) {
                 bail!("the database did not start:\n{}", std::fs::read_to_string(&log).unwrap_or_default());
             }
             std::thread::sleep(Duration::from_millis(100));

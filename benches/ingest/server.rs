@@ -96,14 +96,14 @@ impl Server {
                 let text = answer[field].as_str().map(ToOwned::to_owned);
                 text.with_context(|| format!("no {field} in {answer}"))
             };
-            runs.push(Run { run_id: text("runId")?, token: text("daemonToken")?, thread_id, chat_id });
+            runs.push(Run { id: text("runId")?, token: text("daemonToken")?, thread_id, chat_id });
         }
         Ok(runs)
     }
 
     /// What the API says of a run: accepted events and the last `seq`.
     pub async fn accepted(&self, run: &Run) -> Result<(u64, Option<u64>)> {
-        let (status, body) = self.get(&format!("/api/internal/runs/{}", run.run_id)).await?;
+        let (status, body) = self.get(&format!("/api/internal/runs/{}", run.id)).await?;
         anyhow::ensure!(status == 200, "the run was answered with {status}: {body}");
         let row: Value = serde_json::from_str(&body)?;
         let accepted = row["counters"]["accepted"].as_u64().with_context(|| format!("no counters in {row}"))?;
