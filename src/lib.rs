@@ -4,6 +4,12 @@
 //! in `runwarden_actors`.
 
 pub mod auth;
+pub mod clock;
 pub mod config;
+pub mod coordination;
+pub mod daemon;
+pub mod demo;
+pub mod evidence;
 pub mod http;
+pub mod sandbox;
 pub mod telemetry;

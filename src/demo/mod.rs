@@ -1,0 +1,3 @@
+//! What the demonstration needs beside the server itself.
+
+pub mod link;
