@@ -4,6 +4,7 @@
 //! in `runwarden_actors`.
 
 pub mod auth;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod coordination;
@@ -11,5 +12,7 @@ pub mod daemon;
 pub mod demo;
 pub mod evidence;
 pub mod http;
+pub mod lifecycle;
 pub mod sandbox;
+pub mod store;
 pub mod telemetry;

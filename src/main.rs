@@ -1,3 +1,7 @@
 //! The `runwarden` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    runwarden::cli::main()
+}

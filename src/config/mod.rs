@@ -8,6 +8,6 @@ mod settings;
 
 pub use error::ConfigError;
 pub use sections::{
-    Config, DatabaseConfig, LogConfig, ObjectsConfig, RunsConfig, S3Config, SandboxConfig, SecretsConfig, ServerConfig,
+    Config, DatabaseConfig, LogConfig, ObjectsConfig, RunsConfig, SandboxConfig, SecretsConfig, ServerConfig,
 };
 pub use settings::{RawSettings, SETTINGS, Setting, help_text};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use runwarden_actors::contract::RolloutPhase;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::evidence::AwsSettings;
 use crate::telemetry::LogFormat;
 
 use super::secrets::read_or_generate;
@@ -82,26 +83,12 @@ pub enum ObjectsConfig {
     /// A folder.
     Files(PathBuf),
     /// A bucket.
-    S3(S3Config),
-}
-
-/// A bucket.
-#[derive(Debug, Clone)]
-pub struct S3Config {
-    /// Bucket.
-    pub bucket: String,
-    /// Key prefix without slashes at its ends; may be empty.
-    pub prefix: String,
-    /// Region.
-    pub region: String,
-    /// Endpoint of a compatible store.
-    pub endpoint: Option<String>,
-    /// Access key.
-    pub access_key_id: Option<String>,
-    /// Secret key.
-    pub secret_access_key: Option<SecretString>,
-    /// Session token.
-    pub session_token: Option<SecretString>,
+    S3 {
+        /// `s3://bucket/prefix`.
+        url: String,
+        /// Its credentials and server.
+        aws: AwsSettings,
+    },
 }
 
 /// Shared secrets.
@@ -250,31 +237,21 @@ fn objects(raw: &RawSettings, data_dir: &Path) -> Result<ObjectsConfig, ConfigEr
     let Some(url) = raw.get("OBJECT_STORE_URL") else {
         return Ok(ObjectsConfig::Files(data_dir.join("objects")));
     };
-    let expected = "`s3://bucket` or `s3://bucket/prefix`, or unset for files in DATA_DIR";
-    let rest = url.strip_prefix("s3://").ok_or_else(|| raw.invalid("OBJECT_STORE_URL", expected))?;
-    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    if bucket.is_empty() {
+    if !url.starts_with("s3://") || url.len() == "s3://".len() {
+        let expected = "`s3://bucket` or `s3://bucket/prefix`, or unset for files in DATA_DIR";
         return Err(raw.invalid("OBJECT_STORE_URL", expected));
     }
-    let endpoint = raw.get("AWS_ENDPOINT_URL").map(ToOwned::to_owned);
-    if endpoint.as_deref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
-        return Err(raw.invalid("AWS_ENDPOINT_URL", "an `https://` or `http://` URL"));
-    }
-    let (id, key) = (raw.get("AWS_ACCESS_KEY_ID"), raw.get("AWS_SECRET_ACCESS_KEY"));
-    if id.is_some() != key.is_some() {
-        let name = if id.is_none() { "AWS_ACCESS_KEY_ID" } else { "AWS_SECRET_ACCESS_KEY" };
-        let expected = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together".to_owned();
-        return Err(ConfigError::Missing { name, expected });
-    }
-    Ok(ObjectsConfig::S3(S3Config {
-        bucket: bucket.to_owned(),
-        prefix: prefix.trim_matches('/').to_owned(),
-        region: raw.get("AWS_REGION").unwrap_or("us-east-1").to_owned(),
-        endpoint,
-        access_key_id: id.map(ToOwned::to_owned),
-        secret_access_key: key.map(|key| SecretString::from(key.to_owned())),
-        session_token: raw.get("AWS_SESSION_TOKEN").map(|token| SecretString::from(token.to_owned())),
-    }))
+    let given = |name| raw.get(name).map(ToOwned::to_owned);
+    Ok(ObjectsConfig::S3 {
+        url: url.to_owned(),
+        aws: AwsSettings {
+            access_key_id: given("AWS_ACCESS_KEY_ID"),
+            secret_access_key: given("AWS_SECRET_ACCESS_KEY"),
+            session_token: given("AWS_SESSION_TOKEN"),
+            region: given("AWS_REGION"),
+            endpoint_url: given("AWS_ENDPOINT_URL"),
+        },
+    })
 }
 
 fn secrets(raw: &RawSettings, database: &DatabaseConfig, data_dir: &Path) -> Result<SecretsConfig, ConfigError> {

@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_tail_is_the_last_lines() {
-        let text: String = (0..30).map(|line| format!("line {line}\n")).collect();
+        let text = (0..30).map(|line| format!("line {line}")).collect::<Vec<_>>().join("\n");
         let lines = tail_lines(&Mutex::new(text.into_bytes().into()));
         assert_eq!(lines.len(), STDERR_TAIL_LINES);
         assert_eq!((lines[0].as_str(), lines[19].as_str()), ("line 10", "line 29"));

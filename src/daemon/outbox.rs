@@ -77,7 +77,8 @@ pub(super) enum Settled {
 
 /// The queue in memory and the file behind it.
 pub(super) struct Outbox {
-    spool: Arc<Mutex<Spool>>,
+    /// Gone once this was dropped, so that work that was queued behind does not keep the lock.
+    spool: Arc<Mutex<Option<Spool>>>,
     pub(super) path: PathBuf,
     cap: u64,
     backoff: Backoff,
@@ -95,7 +96,7 @@ impl Outbox {
         };
         Self {
             path: spool.path().to_owned(),
-            spool: Arc::new(Mutex::new(spool)),
+            spool: Arc::new(Mutex::new(Some(spool))),
             cap: options.limits.spool_bytes,
             backoff: Backoff::new(options),
             state: RefCell::new(state),
@@ -132,11 +133,11 @@ impl Outbox {
         work: impl FnOnce(&mut Spool) -> Result<T, SpoolError> + Send + 'static,
     ) -> Result<T, SpoolError> {
         let spool = Arc::clone(&self.spool);
-        let done = spawn_blocking(move || work(&mut spool.lock().unwrap_or_else(PoisonError::into_inner))).await;
-        done.unwrap_or_else(|error| {
-            let source = std::io::Error::other(error);
-            Err(SpoolError::Io { path: self.path.clone(), action: "used", source })
-        })
+        let done =
+            spawn_blocking(move || spool.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(work)).await;
+        done.map_err(std::io::Error::other)
+            .and_then(|done| done.ok_or_else(|| std::io::Error::other("it is closed")))
+            .unwrap_or_else(|source| Err(SpoolError::Io { path: self.path.clone(), action: "used", source }))
     }
 
     pub(super) async fn mark_agent(&self, mark: AgentMark) -> Result<(), SpoolError> {
@@ -289,5 +290,12 @@ impl Outbox {
 
     pub(super) fn deliveries(&self) -> Deliveries {
         self.state.borrow().deliveries.clone()
+    }
+}
+
+impl Drop for Outbox {
+    /// Waits for a write that is under way and closes the file: whoever drops this may open it again.
+    fn drop(&mut self) {
+        drop(self.spool.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }

@@ -73,6 +73,8 @@ impl FaultyLink {
                 .route("/api/daemon/position", web::get().to(http::position))
         })
         .workers(1)
+        // A cut is to be seen at once; otherwise a closed connection lingers for a second.
+        .client_disconnect_timeout(Duration::ZERO)
         .disable_signals()
         .bind(("127.0.0.1", 0))?;
         let address = server.addrs().first().copied().ok_or_else(|| io::Error::other("no address was bound"))?;

@@ -11,7 +11,9 @@ use futures_util::TryStreamExt as _;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientOptions, Error as ObjectError, ObjectStoreExt as _, PutPayload, RetryConfig};
+use object_store::{
+    BackoffConfig, ClientOptions, Error as ObjectError, ObjectStore as _, ObjectStoreExt as _, PutPayload, RetryConfig,
+};
 use runwarden_actors::ports::{EvidenceError, EvidenceStore};
 use thiserror::Error;
 use tokio::time::timeout;
@@ -28,8 +30,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 /// Requests after a first one that failed in a way that may pass.
 const RETRIES_MAX: usize = 2;
-/// Asked for by `ping`; it need not exist.
-const PING_KEY: &str = ".runwarden/ping";
+/// Listed by `ping`: nothing is ever put there, so the answer is short.
+const PING_PREFIX: &str = ".runwarden-ping";
 
 /// A setting of the object store that cannot be used. No secret is repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -128,10 +130,12 @@ impl ObjectEvidence {
         }
         let mut client = ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_timeout(REQUEST_TIMEOUT);
         if let Some(endpoint) = aws.endpoint_url.as_deref().filter(|endpoint| !endpoint.is_empty()) {
-            if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+            // An error names the address that was asked, so the address must not hold a password.
+            let scheme = endpoint.starts_with("https://") || endpoint.starts_with("http://");
+            if !scheme || endpoint.contains('@') {
                 return Err(EvidenceSettingError {
                     setting: "AWS_ENDPOINT_URL",
-                    problem: "must start with https:// or http://".to_owned(),
+                    problem: "must start with https:// or http:// and hold no credentials".to_owned(),
                 });
             }
             client = client.with_allow_http(endpoint.starts_with("http://"));
@@ -201,14 +205,20 @@ impl EvidenceStore for ObjectEvidence {
     }
 
     async fn ping(&self) -> Result<(), EvidenceError> {
-        if let Backend::Folder { root, .. } = &self.0 {
-            return match tokio::fs::metadata(root).await {
+        match &self.0 {
+            Backend::Folder { root, .. } => match tokio::fs::metadata(root).await {
                 Ok(found) if found.is_dir() => Ok(()),
                 Ok(_) => Err(EvidenceError::Unavailable("the folder of objects is not a folder".to_owned())),
                 Err(error) => Err(EvidenceError::Unavailable(format!("the folder of objects: {error}"))),
-            };
+            },
+            Backend::Bucket { bucket, prefix } => {
+                let place = below(prefix.as_ref(), &key::parse(PING_PREFIX)?);
+                within_limit(async {
+                    bucket.list(Some(&place)).try_next().await.map(|_| ()).map_err(|error| unavailable(&error))
+                })
+                .await
+            }
         }
-        within_limit(self.read(key::parse(PING_KEY)?)).await.map(|_| ())
     }
 }
 
@@ -252,4 +262,16 @@ fn unavailable(error: &ObjectError) -> EvidenceError {
 
 fn too_large() -> EvidenceError {
     EvidenceError::Unavailable(format!("an object may have at most {EVIDENCE_OBJECT_MAX_BYTES} bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_bucket_is_told_from_a_missing_object() {
+        let answer = |code: &str| std::io::Error::other(format!("404 Not Found: <Error><Code>{code}</Code></Error>"));
+        assert!(names_missing_bucket(&answer("NoSuchBucket")));
+        assert!(!names_missing_bucket(&answer("NoSuchKey")));
+    }
 }

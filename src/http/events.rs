@@ -40,12 +40,13 @@ pub(super) async fn get(
 ) -> Result<HttpResponse, ApiError> {
     let run_id = RunId::parse(&run_id).map_err(|_| ApiError::not_found("run"))?;
     let mut after = parse_after("after", query.after.as_deref())?;
-    if state.deps.store.load_run(run_id).await?.is_none() {
-        return Err(ApiError::not_found("run"));
-    }
     let live = header(&request, ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream"));
     if !live {
         let events = state.deps.store.events_after(run_id, after, EVENT_PAGE_MAX, EVENT_PAGE_MAX_BYTES).await?;
+        // Where there are events there is a run.
+        if events.is_empty() && state.deps.store.load_run(run_id).await?.is_none() {
+            return Err(ApiError::not_found("run"));
+        }
         let next_after = events.last().map(|event| event.seq).or(after);
         return Ok(HttpResponse::Ok()
             .insert_header((CACHE_CONTROL, "no-store"))
@@ -55,7 +56,7 @@ pub(super) async fn get(
     if let Some(last) = header(&request, "Last-Event-ID") {
         after = parse_after("Last-Event-ID", Some(last))?;
     }
-    let reader = state.deps.feeds.subscribe(run_id, after).await?;
+    let reader = state.deps.feeds.subscribe(run_id, after).await?.ok_or_else(|| ApiError::not_found("run"))?;
     let live = Live { reader, shutdown: state.shutdown.clone(), run_id };
     Ok(HttpResponse::Ok()
         .content_type("text/event-stream")

@@ -98,6 +98,13 @@ impl DockerSandbox {
         Ok(engine)
     }
 
+    /// The engine's own version, to show to a person.
+    pub async fn version(&self) -> Result<String, SandboxError> {
+        let away = |error: DockerError| SandboxError::ProviderUnavailable(error.to_string());
+        let version = self.engine().await.map_err(away)?.version().await.map_err(away)?;
+        Ok(version.version.unwrap_or_else(|| "of unknown version".to_owned()))
+    }
+
     /// Runs a command in the container and returns what it printed.
     async fn exec(&self, target: &SandboxTarget, what: &str, command: Vec<&str>) -> Result<Vec<u8>, SandboxError> {
         let container = container_name(target)?;

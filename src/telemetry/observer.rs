@@ -74,6 +74,8 @@ impl Observer for TelemetryObserver {
             threadId = %run.thread_id,
             threadChatId = %run.thread_chat_id,
             userId = %run.user_id,
+            codesandboxId = run.codesandbox_id.map(tracing::field::display),
+            sandboxProvider = run.sandbox_provider.map(tracing::field::display),
             reason = %reason,
             "access denied"
         );

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use runwarden::daemon::schema::{json_schema, json_schema_text};
+use runwarden_actors::contract::HelloFrame;
 use serde_json::json;
+
+use crate::support::run_id;
 
 #[test]
 fn the_published_schema_is_the_one_of_the_types() {
@@ -38,8 +41,10 @@ fn the_schema_says_what_the_contract_says() {
     for always in ["acknowledgedEventId", "acknowledgedSeq"] {
         assert!(definitions["Ack"]["required"].as_array().unwrap().contains(&json!(always)), "{always}");
     }
-    for frame in ["ack", "hello"] {
-        let tagged = definitions.values().any(|definition| definition["properties"]["type"]["const"] == frame);
-        assert!(tagged, "no frame of type {frame}");
+    let hello = serde_json::to_value(HelloFrame { run_id: run_id(), last_accepted_seq: None, payload_version: 2 });
+    assert_eq!(definitions["HelloFrame"]["properties"]["type"]["const"], hello.unwrap()["type"]);
+    assert_eq!(definitions["AckFrame"]["properties"]["type"]["const"], "ack");
+    for frame in ["AckFrame", "HelloFrame"] {
+        assert!(definitions[frame]["required"].as_array().unwrap().contains(&json!("type")), "{frame}");
     }
 }

@@ -137,6 +137,7 @@ impl Server {
                 .route("/api/daemon/position", web::get().to(position))
         })
         .workers(1)
+        .client_disconnect_timeout(std::time::Duration::ZERO)
         .disable_signals()
         .bind(("127.0.0.1", 0))
         .unwrap();
@@ -152,11 +153,12 @@ impl Server {
     }
 }
 
-fn authorized(request: &HttpRequest, state: &Mutex<State>) -> Result<(), HttpResponse> {
+fn authorized(request: &HttpRequest, state: &Mutex<State>) -> Result<(), Box<HttpResponse>> {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let state = state.lock().unwrap();
     if state.token.is_empty() || header(HEADER_DAEMON_TOKEN) != state.token {
-        return Err(HttpResponse::Unauthorized().json(json!({ "code": "permission_denied", "message": "no" })));
+        let refused = HttpResponse::Unauthorized().json(json!({ "code": "permission_denied", "message": "no" }));
+        return Err(Box::new(refused));
     }
     assert_eq!(header(HEADER_DAEMON_CAPABILITIES), CAPABILITY_ENVELOPE_V2);
     assert!(!header(HEADER_DAEMON_VERSION).is_empty());
@@ -165,7 +167,7 @@ fn authorized(request: &HttpRequest, state: &Mutex<State>) -> Result<(), HttpRes
 
 async fn event(request: HttpRequest, body: web::Bytes, state: web::Data<Mutex<State>>) -> HttpResponse {
     if let Err(refused) = authorized(&request, &state) {
-        return refused;
+        return *refused;
     }
     let mut state = state.lock().unwrap();
     state.posts += 1;
@@ -183,7 +185,7 @@ async fn event(request: HttpRequest, body: web::Bytes, state: web::Data<Mutex<St
 
 async fn position(request: HttpRequest, state: web::Data<Mutex<State>>) -> HttpResponse {
     if let Err(refused) = authorized(&request, &state) {
-        return refused;
+        return *refused;
     }
     let state = state.lock().unwrap();
     HttpResponse::Ok().json(Position { run_id: state.run_id.unwrap(), last_accepted_seq: state.last_accepted() })
@@ -195,7 +197,7 @@ async fn stream(
     state: web::Data<Mutex<State>>,
 ) -> actix_web::Result<HttpResponse> {
     if let Err(refused) = authorized(&request, &state) {
-        return Ok(refused);
+        return Ok(*refused);
     }
     let (mode, hello) = {
         let mut state = state.lock().unwrap();

@@ -1,9 +1,13 @@
 //! A real Redis server for a test, on a free port, with nothing of this machine's configuration.
+#![allow(dead_code, reason = "each test binary uses the part that it needs")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use rustix::process::Pid;
 
 /// Runs its arguments and ends them with the test process, however that ends: its standard input closes then.
 const GUARD: &str = r#""$@" >/dev/null 2>&1 & server=$!; cat >/dev/null; kill -KILL $server 2>/dev/null; wait"#;
@@ -69,6 +73,13 @@ impl RedisServer {
         Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
     }
 
+    /// The server's process.
+    pub fn process(&self) -> Pid {
+        let info = self.tell("INFO server").unwrap();
+        let id = info.lines().find_map(|line| line.strip_prefix("process_id:")).expect("INFO names the process");
+        Pid::from_raw(id.trim().parse().unwrap()).unwrap()
+    }
+
     fn try_start(&mut self) -> bool {
         self.stop();
         let mut command = Command::new("sh");
@@ -77,6 +88,8 @@ impl RedisServer {
         if let Some(password) = self.password {
             command.args(["--requirepass", password]);
         }
+        // Not in the test's process group: what ends that group must leave the guard to clean up.
+        command.process_group(0);
         self.guard = Some(command.stdin(Stdio::piped()).current_dir(std::env::temp_dir()).spawn().unwrap());
         for _ in 0..200 {
             if self.tell("PING").is_ok_and(|answer| answer.starts_with("+PONG")) {

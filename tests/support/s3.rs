@@ -1,4 +1,5 @@
 //! A real S3 server inside the test process, on a free port, over a temporary folder.
+#![allow(dead_code, reason = "each test binary uses the part that it needs")]
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::Path;

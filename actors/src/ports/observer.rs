@@ -1,7 +1,8 @@
 //! What is counted and emitted, once it is committed.
 
 use crate::contract::{
-    QuarantineReason, RepoFullName, RunId, SandboxProvider, SecurityReason, ThreadChatId, ThreadId, UserId,
+    CodesandboxId, QuarantineReason, RepoFullName, RunId, SandboxProvider, SecurityReason, ThreadChatId, ThreadId,
+    UserId,
 };
 
 /// The dimensions of the counters of section 11.
@@ -17,6 +18,8 @@ pub struct RunDimensions<'a> {
     pub user_id: &'a UserId,
     /// Repository.
     pub repo_full_name: &'a RepoFullName,
+    /// Sandbox, once bound.
+    pub codesandbox_id: Option<&'a CodesandboxId>,
     /// Provider, once bound.
     pub sandbox_provider: Option<SandboxProvider>,
 }

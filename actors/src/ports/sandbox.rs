@@ -19,7 +19,7 @@ pub struct SandboxTarget {
 /// Why a sandbox could not be asked. The text goes into the run's `diffSourceContext`; it holds no secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SandboxError {
-    /// No adapter for this provider is configured.
+    /// No adapter for this provider is configured, or its engine does not answer.
     #[error("provider_unavailable: {0}")]
     ProviderUnavailable(String),
     /// The sandbox does not exist or does not run.

@@ -121,6 +121,7 @@ fn dimensions(run: &RunRecord) -> RunDimensions<'_> {
         thread_chat_id: &run.thread_chat_id,
         user_id: &run.user_id,
         repo_full_name: &run.repo_full_name,
+        codesandbox_id: run.codesandbox_id.as_ref(),
         sandbox_provider: run.sandbox_provider,
     }
 }

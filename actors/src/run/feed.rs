@@ -47,13 +47,15 @@ impl Feeds {
         }
     }
 
-    /// Follows a run from the first event above `after`: replay, then live, no gap and no repeat. Must be called
-    /// within a tokio runtime.
-    pub async fn subscribe(self: &Arc<Self>, run_id: RunId, after: Option<Seq>) -> Result<Reader, StoreError> {
+    /// Follows a run from the first event above `after`: replay, then live, no gap and no repeat. `None` where
+    /// there is no such run. Must be called within a tokio runtime.
+    pub async fn subscribe(self: &Arc<Self>, run_id: RunId, after: Option<Seq>) -> Result<Option<Reader>, StoreError> {
         let feed = self.feed(run_id);
         let changed = feed.generation.subscribe();
-        feed.opened(self.store.as_ref()).await?;
-        Ok(Reader { store: Arc::clone(&self.store), feed, changed, after })
+        if !feed.open(self.store.as_ref()).await? {
+            return Ok(None);
+        }
+        Ok(Some(Reader { store: Arc::clone(&self.store), feed, changed, after }))
     }
 
     /// How many runs are read in this process.
@@ -71,7 +73,7 @@ impl Feeds {
             run_id,
             committed: Notify::new(),
             generation: watch::Sender::new(0),
-            opening: AsyncMutex::new(false),
+            opened: AsyncMutex::new(false),
             window: Mutex::default(),
             pages: Mutex::default(),
         });
@@ -86,7 +88,7 @@ struct Feed {
     run_id: RunId,
     committed: Notify,
     generation: watch::Sender<u64>,
-    opening: AsyncMutex<bool>,
+    opened: AsyncMutex<bool>,
     window: Mutex<Window>,
     pages: Mutex<VecDeque<(Option<Seq>, SharedPage)>>,
 }
@@ -123,15 +125,14 @@ impl Window {
 }
 
 impl Feed {
-    /// Places the window near the end of the run and fills it; once, whoever comes first.
-    async fn opened(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let mut opened = self.opening.lock().await;
+    /// Places the window near the end of the run and fills it; once, whoever comes first. False where there is
+    /// no such run.
+    async fn open(&self, store: &dyn Store) -> Result<bool, StoreError> {
+        let mut opened = self.opened.lock().await;
         if *opened {
-            return Ok(());
+            return Ok(true);
         }
-        let Some(run) = bounded(store.load_run(self.run_id)).await? else {
-            return Err(StoreError::Corrupt(format!("run {} is gone", self.run_id)));
-        };
+        let Some(run) = bounded(store.load_run(self.run_id)).await? else { return Ok(false) };
         let window = i64::try_from(FEED_WINDOW_EVENTS).unwrap_or(i64::MAX);
         let floor = run.last_accepted_seq.and_then(|last| Seq::new(last.get() - window).ok());
         {
@@ -141,7 +142,7 @@ impl Feed {
         }
         self.read_on(store).await?;
         *opened = true;
-        Ok(())
+        Ok(true)
     }
 
     /// Reads what has been committed since the last read and tells the readers.
@@ -152,6 +153,9 @@ impl Feed {
             if events.is_empty() {
                 return Ok(());
             }
+            // A page that neither bound has cut is the end; whatever comes later wakes the feed again.
+            let bytes: usize = events.iter().map(|event| event.payload.len()).sum();
+            let more = events.len() >= EVENT_PAGE_MAX || bytes >= EVENT_PAGE_MAX_BYTES / 2;
             {
                 let mut window = locked(&self.window);
                 for event in events {
@@ -159,6 +163,9 @@ impl Feed {
                 }
             }
             self.generation.send_modify(|generation| *generation += 1);
+            if !more {
+                return Ok(());
+            }
         }
     }
 
@@ -194,7 +201,7 @@ async fn follow(store: Arc<dyn Store>, feed: Weak<Feed>) {
     loop {
         {
             let Some(feed) = feed.upgrade() else { return };
-            let opened = *feed.opening.lock().await;
+            let opened = *feed.opened.lock().await;
             if opened && let Err(error) = feed.read_on(store.as_ref()).await {
                 tracing::warn!(run_id = %feed.run_id, %error, "live readers wait for the database");
             }

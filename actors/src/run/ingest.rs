@@ -111,6 +111,7 @@ fn note(deps: &Deps, state: &RunState, notes: &[Note], quarantined: u32) {
         thread_chat_id: &identity.thread_chat_id,
         user_id: &identity.user_id,
         repo_full_name: &identity.repo_full_name,
+        codesandbox_id: state.codesandbox_id.as_ref(),
         sandbox_provider: state.sandbox_provider,
     };
     let run_id = identity.run_id;

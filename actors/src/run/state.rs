@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use crate::contract::limits::{QUARANTINE_OFFLOAD_ABOVE_BYTES, QUARANTINE_PREFIX_BYTES};
 use crate::contract::{
-    Ack, AckReason, AckStatus, EventId, FrozenFlagSnapshot, QuarantineReason, RepoFullName, RunId, RunStatus,
-    SandboxProvider, Seq, ThreadChatId, ThreadId, Timestamp, UserId,
+    Ack, AckReason, AckStatus, CodesandboxId, EventId, FrozenFlagSnapshot, QuarantineReason, RepoFullName, RunId,
+    RunStatus, SandboxProvider, Seq, ThreadChatId, ThreadId, Timestamp, UserId,
 };
 use crate::ports::IdSource;
 use crate::ports::store::{
@@ -52,7 +52,9 @@ pub struct RunState {
     pub active_run_id: Option<RunId>,
     /// Where it stands.
     pub phase: Phase,
-    /// Provider of the bound sandbox.
+    /// The bound sandbox.
+    pub codesandbox_id: Option<CodesandboxId>,
+    /// Its provider.
     pub sandbox_provider: Option<SandboxProvider>,
     /// Version of the first stored envelope.
     pub payload_version: Option<u8>,
@@ -82,6 +84,7 @@ impl From<&RunRecord> for RunState {
                 (false, None) => Phase::Booting,
                 (false, Some(_)) => Phase::Running,
             },
+            codesandbox_id: run.codesandbox_id.clone(),
             sandbox_provider: run.sandbox_provider,
             payload_version: run.daemon_payload_version,
             last_accepted_seq: run.last_accepted_seq,

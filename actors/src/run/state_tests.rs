@@ -31,6 +31,7 @@ fn state(strict: bool) -> RunState {
         }),
         active_run_id: Some(run_id),
         phase: Phase::Booting,
+        codesandbox_id: None,
         sandbox_provider: None,
         payload_version: None,
         last_accepted_seq: None,

@@ -38,13 +38,13 @@ pub struct FaultyStore {
     inner: Arc<dyn Store>,
     faults: Mutex<std::collections::VecDeque<Fault>>,
     create_conflicts: AtomicU64,
-    event_reads: AtomicU64,
+    reads: AtomicU64,
 }
 
 impl FaultyStore {
     /// In front of `inner`.
     pub fn new(inner: Arc<dyn Store>) -> Self {
-        Self { inner, faults: Mutex::default(), create_conflicts: AtomicU64::new(0), event_reads: AtomicU64::new(0) }
+        Self { inner, faults: Mutex::default(), create_conflicts: AtomicU64::new(0), reads: AtomicU64::new(0) }
     }
 
     /// The next commit that has no fault yet gets this one.
@@ -57,9 +57,9 @@ impl FaultyStore {
         self.create_conflicts.store(count, Ordering::SeqCst);
     }
 
-    /// How often events were read.
-    pub fn event_reads(&self) -> u64 {
-        self.event_reads.load(Ordering::SeqCst)
+    /// How often runs or events were read.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::SeqCst)
     }
 
     fn take_fault(&self) -> Option<Fault> {
@@ -91,6 +91,7 @@ impl RunStore for FaultyStore {
     }
 
     async fn load_run(&self, run_id: RunId) -> Result<Option<RunRecord>, StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
         self.inner.load_run(run_id).await
     }
 
@@ -127,7 +128,7 @@ impl RunStore for FaultyStore {
         limit: usize,
         max_bytes: usize,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        self.event_reads.fetch_add(1, Ordering::SeqCst);
+        self.reads.fetch_add(1, Ordering::SeqCst);
         self.inner.events_after(run_id, after, limit, max_bytes).await
     }
 

@@ -79,7 +79,7 @@ pub struct Opened {
 #[derive(Debug)]
 pub struct Spool {
     path: PathBuf,
-    _lock: File,
+    lock: File,
     file: File,
     /// Bytes of whole records; a failed write may have left more.
     good_bytes: u64,
@@ -141,7 +141,7 @@ impl Spool {
         let file = private().read(true).write(true).open(path).map_err(failed(path, "opened"))?;
         let mut spool = Self {
             path: path.to_owned(),
-            _lock: lock,
+            lock,
             file,
             good_bytes: found.good_bytes as u64,
             dirty: !torn.is_empty(),
@@ -167,7 +167,7 @@ impl Spool {
             .map_err(failed(path, "created"))?;
         let mut spool = Self {
             path: path.to_owned(),
-            _lock: lock,
+            lock,
             file,
             good_bytes: 0,
             dirty: false,
@@ -331,6 +331,13 @@ impl Spool {
     #[cfg(test)]
     pub(super) fn compact_above(&mut self, bytes: u64) {
         self.compact_above = bytes;
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        // Closing it is not enough: a process that is just being started has a copy for a moment.
+        let _ = self.lock.unlock();
     }
 }
 

@@ -87,6 +87,6 @@ mod tests {
         assert!(waits.len() > 10 && waits.iter().all(|wait| *wait <= Duration::from_millis(100)));
         backoff.reset();
         assert!(backoff.step_at_least(Some(Duration::from_secs(7))) >= Duration::from_secs(7));
-        assert!(backoff.step_at_least(Some(Duration::from_secs(86_400))) < Duration::from_secs(311));
+        assert!(backoff.step_at_least(Some(Duration::from_hours(24))) < Duration::from_secs(311));
     }
 }

@@ -1,0 +1,354 @@
+//! Start and stop. `build` opens everything and binds the port; `run` serves until a signal, a stop, or the death
+//! of a background task.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::{App, HttpServer, web};
+use runwarden_actors::contract::Timestamp;
+use runwarden_actors::contract::limits::STORE_CALL_TIMEOUT_MS;
+use runwarden_actors::ports::store::{SigningKey, StoreError};
+use runwarden_actors::ports::{Clock, Coordination, EvidenceStore, IdSource, Store};
+use runwarden_actors::registry::{RegistryOptions, Runs};
+use runwarden_actors::run::{Deps, SweepOptions, run_effects, run_sweep};
+use secrecy::ExposeSecret;
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::auth::{DaemonTokens, SharedSecret, install_crypto, random_secret};
+use crate::clock::{SystemClock, SystemIds};
+use crate::config::{Config, DatabaseConfig, ObjectsConfig};
+use crate::coordination::{EmbeddedCoordination, RedisCoordination};
+use crate::evidence::ObjectEvidence;
+use crate::http::{AppState, configure};
+use crate::sandbox::{DockerSandbox, ProcessSandbox, Sandboxes};
+use crate::store::postgres::PostgresStore;
+use crate::store::sqlite::SqliteStore;
+use crate::telemetry::{TelemetryObserver, install_metrics};
+
+/// Connections waiting to be accepted.
+const BACKLOG: i32 = 2048;
+/// Idle time of a kept connection: longer than a proxy's in front, so that the proxy closes first.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// Time for a request's head to arrive.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why the server does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The database.
+    #[error("the database ({kind}) does not open: {source}")]
+    Database {
+        /// `sqlite` or `postgres`.
+        kind: &'static str,
+        /// Why.
+        source: StoreError,
+    },
+    /// Redis.
+    #[error("REDIS_URL: {0}")]
+    Coordination(String),
+    /// A setting that only its adapter can judge.
+    #[error("{0}")]
+    Setting(String),
+    /// A folder or a socket.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// Keys.
+    #[error("the daemon token keys could not be read or made")]
+    Keys,
+}
+
+/// Why a running server ended by itself.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// A background task is gone; without it the server would look well and not be.
+    #[error("the background task `{0}` ended; the server stops so that it is started anew")]
+    BackgroundTask(&'static str),
+    /// The HTTP server failed.
+    #[error("the HTTP server ended: {0}")]
+    Http(std::io::Error),
+    /// Signals cannot be listened for.
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Opens the database that the settings name.
+pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
+    let failed = |source| StartError::Database { kind: config.database.kind(), source };
+    match &config.database {
+        DatabaseConfig::Sqlite(path) => {
+            make_folder(&config.data_dir)?;
+            let store = SqliteStore::open(path).await.map_err(failed)?;
+            if config.migrate_on_start {
+                store.migrate().await.map_err(failed)?;
+            }
+            Ok(Arc::new(store))
+        }
+        DatabaseConfig::Postgres { url, max_connections } => {
+            let limit = Duration::from_millis(STORE_CALL_TIMEOUT_MS);
+            let store = PostgresStore::connect(url.expose_secret(), *max_connections, limit).await.map_err(failed)?;
+            if config.migrate_on_start {
+                store.migrate().await.map_err(failed)?;
+            }
+            Ok(Arc::new(store))
+        }
+    }
+}
+
+/// Opens the coordination store that the settings name.
+pub fn open_coordination(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Coordination>, StartError> {
+    match &config.redis_url {
+        None => Ok(Arc::new(EmbeddedCoordination::new(Arc::clone(clock)))),
+        Some(url) => {
+            let redis = RedisCoordination::new(url.expose_secret())
+                .map_err(|error| StartError::Coordination(error.to_string()))?;
+            Ok(Arc::new(redis))
+        }
+    }
+}
+
+/// Opens the object store that the settings name.
+pub fn open_objects(config: &Config) -> Result<Arc<dyn EvidenceStore>, StartError> {
+    let evidence = match &config.objects {
+        ObjectsConfig::Files(folder) => ObjectEvidence::folder(folder),
+        ObjectsConfig::S3 { url, aws } => ObjectEvidence::s3(url, aws),
+    };
+    Ok(Arc::new(evidence.map_err(|error| StartError::Setting(error.to_string()))?))
+}
+
+/// The providers that the settings allow.
+pub fn open_sandboxes(config: &Config) -> Result<Sandboxes, StartError> {
+    let docker = open_docker(config)?;
+    let process = match &config.sandbox.process_root {
+        None => None,
+        Some(root) => Some(ProcessSandbox::new(root).map_err(|error| StartError::Setting(error.to_string()))?),
+    };
+    Ok(Sandboxes::new(docker, process))
+}
+
+/// The Docker engine; nothing is asked of it yet.
+pub fn open_docker(config: &Config) -> Result<DockerSandbox, StartError> {
+    DockerSandbox::new(&config.sandbox.docker_host).map_err(|error| StartError::Setting(error.to_string()))
+}
+
+fn make_folder(folder: &std::path::Path) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|source| StartError::Io { what: format!("folder {}", folder.display()), source })
+}
+
+/// A server that is bound and ready to run.
+pub struct Application {
+    addr: SocketAddr,
+    server: Server,
+    state: AppState,
+    stopping: Arc<Stopping>,
+    sweep: SweepOptions,
+    shutdown_timeout: Duration,
+}
+
+struct Stopping {
+    requested: Notify,
+    shutdown: watch::Sender<bool>,
+}
+
+/// Asks a running application to stop, as SIGTERM does.
+#[derive(Clone)]
+pub struct StopHandle(Arc<Stopping>);
+
+impl StopHandle {
+    /// Returns at once.
+    pub fn stop(&self) {
+        self.0.requested.notify_one();
+    }
+}
+
+impl Application {
+    /// Opens everything and binds the port. Must be called within an actix system.
+    pub async fn build(config: Config) -> Result<Self, StartError> {
+        let deps = Self::open(&config).await?;
+        Self::with_deps(&config, deps).await
+    }
+
+    /// Opens what the settings name.
+    pub async fn open(config: &Config) -> Result<Deps, StartError> {
+        install_crypto();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let ids: Arc<dyn IdSource> = Arc::new(SystemIds);
+        let store = open_store(config).await?;
+        let coordination = open_coordination(config, &clock)?;
+        let evidence = open_objects(config)?;
+        Ok(Deps::new(
+            store,
+            coordination,
+            evidence,
+            Arc::new(open_sandboxes(config)?),
+            Arc::clone(&clock),
+            ids,
+            Arc::new(TelemetryObserver::new(clock)),
+        ))
+    }
+
+    /// Binds the port for ports that are open already; tests put their own among them.
+    pub async fn with_deps(config: &Config, deps: Deps) -> Result<Self, StartError> {
+        install_crypto();
+        let tokens = daemon_tokens(&deps).await?;
+        let options = RegistryOptions { threads: config.runs.threads, idle_after: config.runs.actor_idle };
+        // Actors first: the workers of the HTTP server get finished handles.
+        let runs = Runs::start(deps.clone(), options);
+        let (shutdown, shutting_down) = watch::channel(false);
+        let state = AppState {
+            deps,
+            runs,
+            tokens,
+            internal_key: Arc::new(SharedSecret::new(&config.secrets.internal_service_key)),
+            rollout_phase: config.runs.rollout_phase,
+            metrics: install_metrics(),
+            shutdown: shutting_down,
+        };
+        let (addr, server) = serve(config, &state)?;
+        Ok(Self {
+            addr,
+            server,
+            state,
+            stopping: Arc::new(Stopping { requested: Notify::new(), shutdown }),
+            sweep: SweepOptions {
+                every: config.runs.sweep_interval,
+                missing_end_sha_after: config.runs.missing_end_sha_timeout,
+                silent_after: config.runs.silence_timeout,
+            },
+            shutdown_timeout: config.server.shutdown_timeout,
+        })
+    }
+
+    /// Where it listens; the port is the real one where 0 was asked for.
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// A way to stop it.
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle(Arc::clone(&self.stopping))
+    }
+
+    /// Serves until SIGTERM, SIGINT or a stop; a second signal ends it at once.
+    pub async fn run(self) -> Result<(), ServeError> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+        let deps = self.state.deps.clone();
+        let mut background = self.start_background();
+        let handle = self.server.handle();
+        let mut server = actix_web::rt::spawn(self.server);
+        let requested = Arc::clone(&self.stopping);
+        let ended = tokio::select! {
+            _ = terminate.recv() => { tracing::info!("SIGTERM: shutting down"); Ok(()) }
+            _ = interrupt.recv() => { tracing::info!("SIGINT: shutting down"); Ok(()) }
+            () = requested.requested.notified() => Ok(()),
+            ended = background.join_next() => {
+                let name = ended.and_then(Result::ok).unwrap_or("panicked");
+                tracing::error!(task = name, "a background task ended");
+                Err(ServeError::BackgroundTask(name))
+            }
+            ended = &mut server => {
+                let error = ended.map_or_else(|_| std::io::Error::other("its task died"), |result| {
+                    result.err().unwrap_or_else(|| std::io::Error::other("it stopped"))
+                });
+                Err(ServeError::Http(error))
+            }
+        };
+        // Soft: streams end with a reason, requests in flight are answered. Hard: whatever is left is cut.
+        self.stopping.shutdown.send_replace(true);
+        let soft = async {
+            stop_server(&handle, true).await;
+            while background.join_next().await.is_some() {}
+        };
+        tokio::select! {
+            done = timeout(self.shutdown_timeout, soft) => {
+                if done.is_err() {
+                    tracing::warn!(timeout_seconds = self.shutdown_timeout.as_secs(), "not everything ended in time; cut");
+                    stop_server(&handle, false).await;
+                }
+            }
+            _ = terminate.recv() => stop_server(&handle, false).await,
+            _ = interrupt.recv() => stop_server(&handle, false).await,
+        }
+        background.shutdown().await;
+        if timeout(Duration::from_secs(5), deps.store.close()).await.is_err() {
+            tracing::warn!("the database did not close in time");
+        }
+        tracing::info!("stopped");
+        ended
+    }
+
+    fn start_background(&self) -> JoinSet<&'static str> {
+        let mut background = JoinSet::new();
+        let deps = self.state.deps.clone();
+        let shutdown = self.state.shutdown.clone();
+        background.spawn(async move {
+            run_effects(deps, shutdown).await;
+            "outbox"
+        });
+        let deps = self.state.deps.clone();
+        let (shutdown, sweep) = (self.state.shutdown.clone(), self.sweep);
+        let holder = format!("{}/{}", self.addr, deps.ids.uuid_v7());
+        background.spawn(async move {
+            run_sweep(deps, sweep, holder, shutdown).await;
+            "sweep"
+        });
+        background
+    }
+}
+
+async fn stop_server(handle: &ServerHandle, graceful: bool) {
+    handle.stop(graceful).await;
+}
+
+fn serve(config: &Config, state: &AppState) -> Result<(SocketAddr, Server), StartError> {
+    let wanted = SocketAddr::new(config.server.host, config.server.port);
+    let failed = |source| StartError::Io {
+        what: format!("cannot listen on {wanted}; set HOST and PORT to a free address"),
+        source,
+    };
+    let listener = TcpListener::bind(wanted).map_err(failed)?;
+    let addr = listener.local_addr().map_err(failed)?;
+    let data = web::Data::new(state.clone());
+    let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(configure))
+        .workers(config.server.workers)
+        .max_connections(config.server.max_connections)
+        .backlog(u32::try_from(BACKLOG).unwrap_or(2048))
+        .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(HEAD_WITHIN)
+        .shutdown_timeout(config.server.shutdown_timeout.as_secs())
+        .disable_signals()
+        .listen(listener)
+        .map_err(failed)?
+        .run();
+    Ok((addr, server))
+}
+
+async fn daemon_tokens(deps: &Deps) -> Result<DaemonTokens, StartError> {
+    let candidate = SigningKey {
+        kid: deps.ids.uuid_v7().to_string(),
+        secret: random_secret(),
+        created_at: Timestamp::from_millis(deps.clock.now().as_millis()),
+    };
+    let keys = deps
+        .store
+        .daemon_signing_keys(&candidate)
+        .await
+        .map_err(|source| StartError::Database { kind: "keys", source })?;
+    DaemonTokens::new(&keys).ok_or(StartError::Keys)
+}

@@ -1,0 +1,14 @@
+//! Postgres: production, any number of servers on one database.
+
+mod commit;
+mod connection;
+mod effects;
+mod events;
+mod finish;
+mod flags;
+mod keys;
+mod quarantine;
+mod runs;
+mod ui_validation;
+
+pub use connection::PostgresStore;

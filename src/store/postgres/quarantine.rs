@@ -1,0 +1,82 @@
+//! Quarantine: pages for people, and retention.
+
+use async_trait::async_trait;
+use runwarden_actors::contract::{ThreadId, Timestamp};
+use runwarden_actors::ports::StoreError;
+use runwarden_actors::ports::store::{QuarantineDay, QuarantineRow, QuarantineStore};
+use sqlx::postgres::PgConnection;
+use sqlx::types::Uuid;
+
+use super::connection::{PostgresStore, at, settle};
+use crate::store::failure::Failure;
+use crate::store::rows::{QuarantineDayRow, QuarantineDbRow, records};
+
+#[async_trait]
+impl QuarantineStore for PostgresStore {
+    #[tracing::instrument(name = "store.quarantine_page", skip_all)]
+    async fn quarantine_page(
+        &self,
+        thread: &ThreadId,
+        before: Option<Uuid>,
+        limit: usize,
+    ) -> Result<Vec<QuarantineRow>, StoreError> {
+        let mut held = self.acquire().await?;
+        let outcome = self.limit(page(&mut held, thread, before, limit)).await;
+        Ok(settle(held, outcome)?)
+    }
+
+    #[tracing::instrument(name = "store.purge_quarantine", skip_all)]
+    async fn purge_quarantine(&self, before: Timestamp, most: u32) -> Result<Vec<QuarantineDay>, StoreError> {
+        let mut held = self.acquire().await?;
+        let outcome = self.limit(purge(&mut held, before, most)).await;
+        Ok(settle(held, outcome)?)
+    }
+}
+
+async fn page(
+    connection: &mut PgConnection,
+    thread: &ThreadId,
+    before: Option<Uuid>,
+    limit: usize,
+) -> Result<Vec<QuarantineRow>, Failure> {
+    // Retention takes the oldest rows first: where `before` is gone, so is all that is older.
+    let rows: Vec<QuarantineDbRow> = sqlx::query_as(
+        "select id, thread_id, thread_chat_id, run_id_or_null, active_run_id, repo_full_name, reason, payload_hash, \
+         payload_prefix_2k, payload_bytes, payload_r2_key, (extract(epoch from created_at) * 1000)::int8 as created_at \
+         from daemon_event_quarantine \
+         where thread_id = $1 and ($2::uuid is null or (created_at, id) < \
+            (select b.created_at, b.id from daemon_event_quarantine b where b.id = $2 and b.thread_id = $1)) \
+         order by created_at desc, id desc limit $3",
+    )
+    .bind(thread.as_str())
+    .bind(before)
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await?;
+    records(rows)
+}
+
+async fn purge(connection: &mut PgConnection, before: Timestamp, most: u32) -> Result<Vec<QuarantineDay>, Failure> {
+    let rows: Vec<QuarantineDayRow> = sqlx::query_as(
+        "with old as materialized ( \
+            select id from daemon_event_quarantine where created_at < $1 order by created_at, id limit $2 \
+            for update skip locked \
+         ), gone as ( \
+            delete from daemon_event_quarantine q using old where q.id = old.id \
+            returning (q.created_at at time zone 'UTC')::date as day, q.repo_full_name, q.reason \
+         ), days as materialized ( \
+            select day, repo_full_name, reason, count(*) as rows from gone group by day, repo_full_name, reason \
+         ), kept as ( \
+            insert into daemon_event_quarantine_day as d (day, repo_full_name, reason, rows) \
+            select day, repo_full_name, reason, rows from days order by day, repo_full_name, reason \
+            on conflict (day, repo_full_name, reason) do update set rows = d.rows + excluded.rows \
+         ) \
+         select to_char(day, 'YYYY-MM-DD') as day, repo_full_name, reason, rows from days \
+         order by day, repo_full_name, reason",
+    )
+    .bind(at(before))
+    .bind(i64::from(most))
+    .fetch_all(connection)
+    .await?;
+    records(rows)
+}

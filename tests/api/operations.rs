@@ -1,0 +1,63 @@
+//! Health, metrics, start and stop: section 13.
+
+use serde_json::json;
+
+use crate::app::{Db, Options, TestServer, block_on, v2};
+use crate::on_both;
+
+on_both!(health_and_readiness_name_their_parts, |db| {
+    block_on(async {
+        let server = TestServer::start(db);
+        assert_eq!(server.get("/healthz").await.1["status"], "ok");
+        let (status, body) = server.get("/readyz").await;
+        assert_eq!(status, 200, "{body}");
+        for part in ["database", "coordination", "objects"] {
+            assert_eq!(body[part], json!({"ok": true}));
+        }
+    });
+});
+
+#[test]
+fn counters_are_there_for_prometheus() {
+    block_on(async {
+        let server = TestServer::start(Db::Sqlite);
+        let run = server.run("t", "c", "s").await;
+        server.event(&run, &v2(&run, 0)).await;
+        server.event(&run, &v2(&run, 0)).await;
+        let mut strict = v2(&run, 1);
+        strict.as_object_mut().unwrap().remove("runId");
+        server.event(&run, &strict).await;
+        let text = server.http.get(format!("{}/metrics", server.url)).send().await.unwrap().text().await.unwrap();
+        for line in [
+            "runwarden_envelopes{outcome=\"accepted\"}",
+            "runwarden_envelopes{outcome=\"duplicate\"}",
+            "preview_strict_mismatch{repo=\"acme/web\",user=\"u-1\",provider=\"unbound\"}",
+            "runwarden_quarantined{reason=\"missing_run_id\",repo=\"acme/web\"}",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        // Neither a token nor a key is a label.
+        assert!(!text.contains(&run.token) && !text.contains(crate::app::INTERNAL_KEY));
+    });
+}
+
+on_both!(a_restart_forgets_nothing, |db| {
+    block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options::new(db);
+        let settings = options.settings.clone();
+        let dir = folder.path().display().to_string();
+        let mut server = TestServer::with(options.set("DATA_DIR", dir.clone()));
+        let run = server.run("t", "c", "s").await;
+        assert_eq!(server.event(&run, &v2(&run, 0)).await.0, 200);
+        server.stop();
+        let mut again = Options::new(Db::Sqlite).set("DATA_DIR", dir);
+        again.settings.extend(settings);
+        let server = TestServer::with(again);
+        // The token's key and the dedupe are still there.
+        assert_eq!(server.event(&run, &v2(&run, 0)).await.1["reason"], "duplicate_event");
+        assert_eq!(server.event(&run, &v2(&run, 1)).await.0, 200);
+        let (status, same) = server.post("/api/internal/runs", crate::app::start_body("t", "c", "s")).await;
+        assert_eq!((status, &same["daemonToken"]), (200, &json!(run.token)));
+    });
+});
