@@ -23,6 +23,7 @@ mod process;
 mod report;
 mod server;
 
+use std::process::ExitCode;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
@@ -35,7 +36,17 @@ use postgres::Postgres;
 use report::{Measured, Row};
 use server::Server;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<()> {
     if std::env::args().len() < 2 {
         // As `cargo test --all-targets` would start it.
         println!("nothing to do; start it with `cargo bench --bench ingest`");

@@ -45,6 +45,12 @@ pub fn cpu_ms(root: u32) -> Result<u64> {
     Ok(ticks * 1000 / TICKS_PER_SECOND)
 }
 
+/// Whether a process is there and has not ended.
+pub fn is_alive(pid: u32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    text.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
 /// Milliseconds of CPU that the bench itself and those of its children that have ended have taken so far.
 pub fn own_cpu_ms() -> Result<u64> {
     let stat = stat("self").context("cannot read /proc/self/stat")?;

@@ -12,6 +12,7 @@ use super::guard::Guarded;
 use super::options::Options;
 use super::payload::Run;
 use super::postgres::{Postgres, free_port, path};
+use super::process::is_alive;
 
 /// Connections that make runs side by side.
 const MAKERS: usize = 8;
@@ -37,7 +38,7 @@ impl Server {
             ("DATA_DIR", path(&data)?.to_owned()),
             ("DATABASE_URL", postgres.url()),
             ("INTERNAL_SERVICE_KEY", key.clone()),
-            ("ADMIN_TOKEN", key.clone()),
+            ("ADMIN_TOKEN", format!("admin-{key}")),
             ("LOG_LEVEL", "warn".to_owned()),
         ];
         environment.extend(options.settings.iter().map(|(name, value)| (name.as_str(), value.clone())));
@@ -50,7 +51,7 @@ impl Server {
             if let Ok((200, _)) = server.get("/readyz").await {
                 return Ok(server);
             }
-            if since.elapsed() > Duration::from_secs(30) {
+            if !is_alive(server.pid()) || since.elapsed() > Duration::from_secs(30) {
                 bail!("the server is not ready:\n{}", std::fs::read_to_string(&log).unwrap_or_default());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
