@@ -41,6 +41,9 @@ impl Row {
 
 /// Prints a row for each part; the ratio is to the first row that is named `peer`.
 pub fn print_rates(rows: &[Row], peer: &str) {
+    if rows.iter().all(|row| row.rounds.is_empty()) {
+        return;
+    }
     let peer = rows.iter().find(|row| row.name == peer).and_then(Row::median).map(|peer| peer.events_per_second);
     println!();
     println!(

@@ -111,13 +111,13 @@ impl Server {
         Ok((accepted, row["lastAcceptedSeq"].as_u64()))
     }
 
-    /// How many run actors are alive, as the metrics say.
+    /// How many run actors are alive, as the metrics say; 0 before they first do.
     pub async fn live_runs(&self) -> Result<u64> {
         let (status, body) = self.get("/metrics").await?;
         anyhow::ensure!(status == 200, "/metrics was answered with {status}");
         let line = body.lines().find(|line| line.starts_with("runwarden_live_runs "));
         let number = line.and_then(|line| line.split(' ').nth(1)).and_then(|number| number.parse::<f64>().ok());
-        Ok(number.context("no runwarden_live_runs in /metrics")? as u64)
+        Ok(number.unwrap_or(0.0) as u64)
     }
 
     async fn get(&self, path: &str) -> Result<(u16, String)> {
