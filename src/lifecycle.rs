@@ -42,12 +42,12 @@ const HEAD_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The database.
-    #[error("the database ({kind}) does not open: {source}")]
+    #[error("the database ({kind}) does not open: {error}")]
     Database {
         /// `sqlite` or `postgres`.
         kind: &'static str,
         /// Why.
-        source: StoreError,
+        error: StoreError,
     },
     /// Redis.
     #[error("REDIS_URL: {0}")]
@@ -56,12 +56,12 @@ pub enum StartError {
     #[error("{0}")]
     Setting(String),
     /// A folder or a socket.
-    #[error("{what}: {source}")]
+    #[error("{what}: {error}")]
     Io {
         /// What was tried.
         what: String,
         /// Why it failed.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// Keys.
     #[error("the daemon token keys could not be read or made")]
@@ -84,14 +84,17 @@ pub enum ServeError {
 
 /// Opens the database that the settings name.
 pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
-    let failed = |source| StartError::Database { kind: config.database.kind(), source };
+    let failed = |error| StartError::Database { kind: config.database.kind(), error };
     match &config.database {
         DatabaseConfig::Sqlite(path) => {
             make_folder(&config.data_dir)?;
+            make_private(path)?;
             let store = SqliteStore::open(path).await.map_err(failed)?;
             if config.migrate_on_start {
                 store.migrate().await.map_err(failed)?;
             }
+            // Refuses an older schema, where it was not to be migrated.
+            store.ping().await.map_err(failed)?;
             Ok(Arc::new(store))
         }
         DatabaseConfig::Postgres { url, max_connections } => {
@@ -100,6 +103,8 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
             if config.migrate_on_start {
                 store.migrate().await.map_err(failed)?;
             }
+            // Refuses an older schema, where it was not to be migrated.
+            store.ping().await.map_err(failed)?;
             Ok(Arc::new(store))
         }
     }
@@ -147,7 +152,15 @@ fn make_folder(folder: &std::path::Path) -> Result<(), StartError> {
         .recursive(true)
         .mode(0o700)
         .create(folder)
-        .map_err(|source| StartError::Io { what: format!("folder {}", folder.display()), source })
+        .map_err(|error| StartError::Io { what: format!("folder {}", folder.display()), error })
+}
+
+/// Makes the file for its owner alone, before SQLite would make it for everybody: keys and payloads stand in it.
+fn make_private(file: &std::path::Path) -> Result<(), StartError> {
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    let made = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(file);
+    made.and_then(|made| made.set_permissions(std::fs::Permissions::from_mode(0o600)))
+        .map_err(|error| StartError::Io { what: format!("file {}", file.display()), error })
 }
 
 /// A server that is bound and ready to run.
@@ -318,9 +331,9 @@ async fn stop_server(handle: &ServerHandle, graceful: bool) {
 
 fn serve(config: &Config, state: &AppState) -> Result<(SocketAddr, Server), StartError> {
     let wanted = SocketAddr::new(config.server.host, config.server.port);
-    let failed = |source| StartError::Io {
+    let failed = |error| StartError::Io {
         what: format!("cannot listen on {wanted}; set HOST and PORT to a free address"),
-        source,
+        error,
     };
     let listener = TcpListener::bind(wanted).map_err(failed)?;
     let addr = listener.local_addr().map_err(failed)?;
@@ -349,6 +362,6 @@ async fn daemon_tokens(deps: &Deps) -> Result<DaemonTokens, StartError> {
         .store
         .daemon_signing_keys(&candidate)
         .await
-        .map_err(|source| StartError::Database { kind: "keys", source })?;
+        .map_err(|error| StartError::Database { kind: "its signing keys", error })?;
     DaemonTokens::new(&keys).ok_or(StartError::Keys)
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use runwarden_actors::ports::Clock;
+use runwarden_actors::ports::{Clock, StoreError};
 use tokio::time::timeout;
 
 use super::{EXIT_USAGE, Settings};
 use crate::auth::install_crypto;
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::lifecycle::{open_coordination, open_docker, open_objects, open_store};
+use crate::lifecycle::{StartError, open_coordination, open_docker, open_objects, open_store};
 
 /// Time for each check.
 const CHECK_WITHIN: Duration = Duration::from_secs(15);
@@ -78,17 +78,13 @@ async fn database(config: &Config) -> Finding {
     looking.migrate_on_start = false;
     let store = match open_store(&looking).await {
         Ok(store) => store,
+        Err(StartError::Database { error: StoreError::Rejected(why), .. }) if config.migrate_on_start => {
+            return Finding::Optional(format!("{kind}: {why}, or let `runwarden serve` do it at start"));
+        }
         Err(error) => return Finding::Bad(format!("{error}; check DATABASE_URL or DATA_DIR")),
     };
-    let pinged = store.ping().await;
     store.close().await;
-    match pinged {
-        Ok(()) => Finding::Good(format!("{kind} answers and its schema is up to date")),
-        Err(error) if config.migrate_on_start => {
-            Finding::Optional(format!("{kind}: {error}; `runwarden serve` brings the schema up to date at start"))
-        }
-        Err(error) => Finding::Bad(format!("{kind}: {error}; run `runwarden migrate`")),
-    }
+    Finding::Good(format!("{kind} answers and its schema is up to date"))
 }
 
 async fn coordination(config: &Config) -> Finding {
@@ -121,8 +117,13 @@ async fn objects(config: &Config) -> Finding {
     if let Err(error) = evidence.put(key, written.clone()).await {
         return Finding::Bad(format!("{error}; check OBJECT_STORE_URL and the AWS variables"));
     }
-    match evidence.get(key).await {
-        Ok(Some(read)) if read == written => Finding::Good("an object was written and read back".into()),
+    let read = evidence.get(key).await;
+    let removed = evidence.delete(key).await;
+    match read {
+        Ok(Some(read)) if read == written => match removed {
+            Ok(()) => Finding::Good("an object was written, read back and removed".into()),
+            Err(error) => Finding::Bad(format!("{error}; old objects could not be removed")),
+        },
         Ok(_) => Finding::Bad("an object was written and did not come back".into()),
         Err(error) => Finding::Bad(error.to_string()),
     }

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::auth::install_crypto;
 use crate::config::{Config, LogConfig, RawSettings, help_text};
+use crate::lifecycle::StartError;
 use crate::telemetry::{LogFormat, init_logs};
 
 /// Exit code of a wrong setting or argument.
@@ -84,7 +85,10 @@ pub fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         eprintln!("runwarden: {error:#}");
-        ExitCode::FAILURE
+        match error.downcast_ref() {
+            Some(StartError::Setting(_)) => ExitCode::from(EXIT_USAGE),
+            _ => ExitCode::FAILURE,
+        }
     })
 }
 

@@ -150,6 +150,19 @@ impl Coordination for EmbeddedCoordination {
         Ok(RateDecision::Limited { retry_after_ms: u64::try_from(ends_at.millis_since(now)).unwrap_or(0).max(1) })
     }
 
+    async fn uncount(&self, key: &str) -> Result<(), CoordinationError> {
+        check_text("a counter's key", key)?;
+        let now = self.clock.now();
+        match self.lock().live(key, now) {
+            Some(Entry { value: Value::Count(used), .. }) => {
+                *used = used.saturating_sub(1);
+                Ok(())
+            }
+            Some(Entry { value: Value::Lease(_), .. }) => Err(wrong_kind(key)),
+            None => Ok(()),
+        }
+    }
+
     async fn now(&self) -> Result<Timestamp, CoordinationError> {
         Ok(self.clock.now())
     }

@@ -34,6 +34,12 @@ const RELEASE: &str = r"
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 0
 ";
+// A counter that has run out is not brought back: it would never run out again.
+const UNCOUNT: &str = r"
+local used = tonumber(redis.call('GET', KEYS[1]) or '0')
+if used > 0 then redis.call('DECR', KEYS[1]) end
+return 0
+";
 const COUNT: &str = r"
 local used = redis.call('INCR', KEYS[1])
 local left = redis.call('PTTL', KEYS[1])
@@ -61,6 +67,7 @@ pub struct RedisCoordination {
     acquire: Script,
     release: Script,
     count: Script,
+    uncount: Script,
     now: Script,
 }
 
@@ -86,6 +93,7 @@ impl RedisCoordination {
             acquire: Script::new(&format!("{NOW}{ACQUIRE}")),
             release: Script::new(RELEASE),
             count: Script::new(COUNT),
+            uncount: Script::new(UNCOUNT),
             now: Script::new(&format!("{NOW}return now")),
         })
     }
@@ -181,6 +189,11 @@ impl Coordination for RedisCoordination {
             0 => RateDecision::Allowed,
             retry_after_ms => RateDecision::Limited { retry_after_ms },
         })
+    }
+
+    async fn uncount(&self, key: &str) -> Result<(), CoordinationError> {
+        check_text("a counter's key", key)?;
+        self.call::<i64>(&self.uncount.key(key)).await.map(|_| ())
     }
 
     async fn now(&self) -> Result<Timestamp, CoordinationError> {

@@ -38,7 +38,7 @@ delivered (kept in the spool, run again); 77 token refused (kept in the spool); 
 
 Example:
   RUNWARDEN_DAEMON_TOKEN=… runwarden daemon exec --server https://runwarden.example \\
-      --thread t-1 --chat c-1 --run 01935d3e-7c00-7000-8000-000000000001 --repo /work/app -- my-agent --json")]
+      --thread t-1 --chat c-1 --run 01935d3e-7c00-7000-8000-000000000001 --repo /srv/app -- my-agent --json")]
 pub struct ExecArgs {
     /// Base URL of the server, http(s)://host[:port][/prefix].
     #[arg(long, value_name = "URL", env = "RUNWARDEN_SERVER")]

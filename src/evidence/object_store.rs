@@ -170,6 +170,18 @@ impl ObjectEvidence {
         Ok(Some(bytes.freeze()))
     }
 
+    async fn remove(&self, key: Path) -> Result<(), EvidenceError> {
+        let result = match &self.0 {
+            Backend::Folder { files, .. } => files.delete(&key).await,
+            Backend::Bucket { bucket, prefix } => bucket.delete(&below(prefix.as_ref(), &key)).await,
+        };
+        match result {
+            Ok(()) => Ok(()),
+            Err(ObjectError::NotFound { source, .. }) if !names_missing_bucket(&*source) => Ok(()),
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+
     async fn write(&self, key: Path, bytes: Bytes) -> Result<(), EvidenceError> {
         let payload = PutPayload::from_bytes(bytes);
         match &self.0 {
@@ -202,6 +214,11 @@ impl EvidenceStore for ObjectEvidence {
     async fn get(&self, key: &str) -> Result<Option<Bytes>, EvidenceError> {
         let key = key::parse(key)?;
         within_limit(self.read(key)).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), EvidenceError> {
+        let key = key::parse(key)?;
+        within_limit(self.remove(key)).await
     }
 
     async fn ping(&self) -> Result<(), EvidenceError> {

@@ -9,6 +9,7 @@ use futures_util::{FutureExt, StreamExt};
 use runwarden_actors::contract::limits::{
     ENVELOPE_MAX_BYTES, INGEST_BATCH_MAX_BYTES, INGEST_BATCH_MAX_EVENTS, PAYLOAD_VERSION,
 };
+use runwarden_actors::contract::names::HEADER_DAEMON_VERSION;
 use runwarden_actors::contract::{AckFrame, ErrorCode, HelloFrame};
 use runwarden_actors::run::{Envelope, RunError, RunHandle};
 use serde_json::json;
@@ -35,16 +36,16 @@ pub(super) async fn open(
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let claims = daemon.0;
-    let position = state.runs.position(claims.run_id).await?;
+    let last_accepted_seq = state.runs.last_accepted_seq(claims.run_id).await?;
     let (response, session, frames) = actix_ws::handle(&request, payload)
         .map_err(|error| ApiError::invalid(format!("this is no WebSocket handshake: {error}")))?;
     let frames =
         frames.max_frame_size(ENVELOPE_MAX_BYTES).aggregate_continuations().max_continuation_size(ENVELOPE_MAX_BYTES);
-    let hello = HelloFrame {
-        run_id: claims.run_id,
-        last_accepted_seq: position.last_accepted_seq,
-        payload_version: PAYLOAD_VERSION,
-    };
+    let hello = HelloFrame { run_id: claims.run_id, last_accepted_seq, payload_version: PAYLOAD_VERSION };
+    // Written with escapes: the value comes from outside.
+    let version = request.headers().get(HEADER_DAEMON_VERSION).and_then(|version| version.to_str().ok());
+    let version = version.map(|version| version.chars().take(64).collect::<String>());
+    tracing::info!(run_id = %claims.run_id, daemon_version = ?version, "daemon stream opened");
     let shutdown = state.shutdown.clone();
     let stream = Stream { state, claims, session, handle: None, last_heard: Instant::now(), shutdown };
     // A task of its own: what is on its way to the database arrives even if the connection ends.

@@ -67,7 +67,10 @@ impl ApiError {
         tracing::warn!(%source, "store unavailable");
         Self {
             retry_after_seconds: Some(STORE_RETRY_SECONDS),
-            ..Self::new(ErrorCode::StoreUnavailable, "the database is out of reach; try again")
+            ..Self::new(
+                ErrorCode::StoreUnavailable,
+                "the database, the coordination store or the object store is out of reach; try again",
+            )
         }
     }
 

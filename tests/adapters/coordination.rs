@@ -54,6 +54,7 @@ suite! {
     a_lease_ends_by_itself,
     of_many_who_ask_at_once_one_gets_the_lease,
     a_window_allows_its_limit_and_opens_again,
+    a_use_that_came_to_nothing_is_taken_back,
     many_who_count_at_once_share_one_limit,
     a_limit_of_nothing_allows_nothing,
     arguments_out_of_bounds_are_refused,
@@ -99,6 +100,18 @@ async fn of_many_who_ask_at_once_one_gets_the_lease(store: Arc<dyn Coordination>
         won += usize::from(asked.await.unwrap().is_some());
     }
     assert_eq!(won, 1);
+}
+
+async fn a_use_that_came_to_nothing_is_taken_back(store: Arc<dyn Coordination>) {
+    // Before the first use there is nothing to take back, and no credit to gain.
+    store.uncount("given-back").await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(store.count("given-back", 1, 60_000).await.unwrap(), RateDecision::Allowed);
+        store.uncount("given-back").await.unwrap();
+    }
+    store.uncount("given-back").await.unwrap();
+    assert_eq!(store.count("given-back", 1, 60_000).await.unwrap(), RateDecision::Allowed);
+    assert!(matches!(store.count("given-back", 1, 60_000).await.unwrap(), RateDecision::Limited { .. }));
 }
 
 async fn a_window_allows_its_limit_and_opens_again(store: Arc<dyn Coordination>) {

@@ -52,6 +52,12 @@ async fn objects_come_back_as_they_were(store: &dyn EvidenceStore) {
     }
     let too_large = Bytes::from(vec![0; EVIDENCE_OBJECT_MAX_BYTES + 1]);
     assert!(matches!(store.put("too-large", too_large).await, Err(EvidenceError::Unavailable(_))));
+    store.put("gone/soon.json", Bytes::from_static(b"x")).await.unwrap();
+    for _ in 0..2 {
+        store.delete("gone/soon.json").await.unwrap();
+        assert_eq!(store.get("gone/soon.json").await.unwrap(), None);
+    }
+    assert!(matches!(store.delete("../gone").await, Err(EvidenceError::InvalidKey(_))));
 }
 
 #[tokio::test]

@@ -1,8 +1,12 @@
 //! Health, metrics, start and stop: section 13.
 
+use std::sync::Arc;
+
+use runwarden_actors::run::{Deps, SweepOptions, sweep_once};
+use runwarden_actors::testing::{TestClock, TestCoordination};
 use serde_json::json;
 
-use crate::app::{Db, Options, TestServer, block_on, v2};
+use crate::app::{Db, Options, TestServer, block_on, v1, v2, with};
 use crate::on_both;
 
 on_both!(health_and_readiness_name_their_parts, |db| {
@@ -59,5 +63,33 @@ on_both!(a_restart_forgets_nothing, |db| {
         assert_eq!(server.event(&run, &v2(&run, 1)).await.0, 200);
         let (status, same) = server.post("/api/internal/runs", crate::app::start_body("t", "c", "s")).await;
         assert_eq!((status, &same["daemonToken"]), (200, &json!(run.token)));
+    });
+});
+
+on_both!(old_quarantine_is_aggregated_and_goes_with_its_objects, |db| {
+    block_on(async {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let clock = Arc::new(TestClock::default());
+        let theirs = Arc::clone(&clock);
+        let server = TestServer::with(Options::new(db).dress(move |deps| {
+            let deps = Deps { clock: theirs, ..deps };
+            sender.send(deps.clone()).unwrap();
+            deps
+        }));
+        // The server's own sweep has the lease; this one has leases of its own.
+        let deps = Deps { coordination: Arc::new(TestCoordination::default()), ..receiver.recv().unwrap() };
+        let run = server.run("t", "c", "s").await;
+        server.event(&run, &with(v1(&run, "large"), json!({"pad": "x".repeat(20_000)}))).await;
+        server.event(&run, &v1(&run, "small")).await;
+        let object = server.quarantine("t").await[1]["payloadR2Key"].as_str().unwrap().to_owned();
+        let sweep = || sweep_once(&deps, SweepOptions::default(), "the test");
+        clock.advance_ms(29 * 86_400_000);
+        assert!(sweep().await.unwrap().purged.is_empty());
+        assert!(deps.evidence.get(&object).await.unwrap().is_some());
+        clock.advance_ms(2 * 86_400_000);
+        let swept = sweep().await.unwrap();
+        assert_eq!(swept.purged.iter().map(|day| day.rows).sum::<i64>(), 2);
+        assert!(server.quarantine("t").await.is_empty());
+        assert_eq!(deps.evidence.get(&object).await.unwrap(), None);
     });
 });

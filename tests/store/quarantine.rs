@@ -13,6 +13,7 @@ on_both!(
     a_foreign_run_id_that_no_column_takes_is_still_kept,
     old_rows_are_counted_by_day_before_they_go,
     a_purge_takes_the_oldest_first_and_not_too_many,
+    an_object_expires_with_the_last_row_that_names_it,
 );
 
 async fn a_retried_envelope_leaves_one_row_and_counts_once(database: Database) {
@@ -129,4 +130,24 @@ async fn a_purge_takes_the_oldest_first_and_not_too_many(database: Database) {
     let left = database.store.quarantine_page(&run.thread_id, None, 10).await.unwrap();
     let left: Vec<i64> = left.iter().map(|row| row.created_at.millis_since(NOW)).collect();
     assert_eq!(left, [3, 3, 2, 2]);
+}
+
+async fn an_object_expires_with_the_last_row_that_names_it(database: Database) {
+    let run = run(&*database.store).await;
+    let row = |reason, body, at, key: Option<&str>| NewQuarantine {
+        payload_r2_key: key.map(str::to_owned),
+        ..quarantined(&run, reason, body, NOW.plus_millis(at))
+    };
+    let rows = vec![
+        row(QuarantineReason::Mismatch, 1, 0, Some("shared")),
+        row(QuarantineReason::LateGap, 1, 900, Some("shared")),
+        row(QuarantineReason::Mismatch, 2, 20, Some("second")),
+        row(QuarantineReason::Mismatch, 3, 10, Some("first")),
+        row(QuarantineReason::Mismatch, 4, 5, None),
+    ];
+    applied(&*database.store, quarantine(&run, rows)).await;
+    let expired = |at, most| database.store.expired_quarantine_objects(NOW.plus_millis(at), most);
+    assert_eq!(expired(100, 10).await.unwrap(), ["first", "second"]);
+    assert_eq!(expired(100, 1).await.unwrap(), ["first"]);
+    assert_eq!(expired(901, 10).await.unwrap(), ["shared", "first", "second"]);
 }

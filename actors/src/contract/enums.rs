@@ -95,7 +95,7 @@ names! {
     RunStatus {
         /// Created; no daemon has spoken yet.
         Booting = "booting",
-        /// Its daemon has spoken.
+        /// Its sandbox is bound or its daemon has spoken.
         Running = "running",
         /// Its terminal event is committed; its HEAD is still to be compared.
         Validating = "validating",

@@ -46,6 +46,9 @@ pub trait Coordination: Send + Sync {
     /// Counts one use of `key` in a fixed window of `window_ms`; at most `limit` are allowed in it.
     async fn count(&self, key: &str, limit: u32, window_ms: u64) -> Result<RateDecision, CoordinationError>;
 
+    /// Takes back one use that came to nothing, in the window that it was counted in; nothing happens after that.
+    async fn uncount(&self, key: &str) -> Result<(), CoordinationError>;
+
     /// The store's own clock, to compare with the server's.
     async fn now(&self) -> Result<Timestamp, CoordinationError>;
 }

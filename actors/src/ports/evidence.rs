@@ -24,6 +24,9 @@ pub trait EvidenceStore: Send + Sync {
     /// Reads the object; `None` where there is none.
     async fn get(&self, key: &str) -> Result<Option<Bytes>, EvidenceError>;
 
+    /// Removes the object; one that is not there is no error.
+    async fn delete(&self, key: &str) -> Result<(), EvidenceError>;
+
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), EvidenceError>;
 }

@@ -9,10 +9,10 @@ use tokio::time::timeout;
 
 use crate::contract::limits::{ACTOR_IDLE_SECONDS, QUARANTINE_OFFLOADS_PER_MINUTE, RUN_ANSWER_TIMEOUT_MS};
 use crate::contract::names::KEY_QUARANTINE_OFFLOAD;
-use crate::contract::{Ack, RepoFullName, RunId, ThreadId};
+use crate::contract::{Ack, RepoFullName, RunId, Seq, ThreadId};
 use crate::ports::RateDecision;
 use crate::ports::store::StoreError;
-use crate::run::{Deps, Envelope, Offload, RunError, RunHandle, RunPosition};
+use crate::run::{Deps, Envelope, Offload, RunError, RunHandle, bounded};
 
 use super::actor::{LookUp, Registry, WhoIsAlive};
 
@@ -91,15 +91,11 @@ impl Runs {
         })
     }
 
-    /// Where the run stands.
-    pub async fn position(&self, run_id: RunId) -> Result<RunPosition, RunError> {
-        for _ in 0..=REBUILDS_MAX {
-            match self.handle(run_id, &mut None).await?.position().await {
-                Err(RunError::Stopped) => {}
-                other => return other,
-            }
-        }
-        Err(RunError::Stopped)
+    /// The highest `seq` of the run that is committed, by whichever server: read from the store, because this
+    /// process's actor may not know what another has written.
+    pub async fn last_accepted_seq(&self, run_id: RunId) -> Result<Option<Seq>, RunError> {
+        let run = bounded(self.deps.store.load_run(run_id)).await?.ok_or(RunError::NotFound)?;
+        Ok(run.last_accepted_seq)
     }
 
     /// Who is alive in this process.
@@ -141,7 +137,7 @@ impl Runs {
     ) -> Result<Vec<Offload>, RunError> {
         let mut offloads = offloads;
         offloads.resize(envelopes.len(), Offload::NotTried);
-        let Some(run) = self.deps.store.load_run(run_id).await? else { return Err(RunError::NotFound) };
+        let Some(run) = bounded(self.deps.store.load_run(run_id)).await? else { return Err(RunError::NotFound) };
         for &index in which {
             let (Some(envelope), Some(slot)) = (envelopes.get(index), offloads.get_mut(index)) else { continue };
             *slot = self.offload_one(&run.repo_full_name, &run.thread_id, envelope).await?;
@@ -169,11 +165,13 @@ impl Runs {
         }
         let hash = hex::encode(envelope.body_hash());
         let key = format!("quarantine/{}/{hash}.json", &hash[..2]);
-        self.deps
-            .evidence
-            .put(&key, Bytes::clone(&envelope.body))
-            .await
-            .map_err(|error| unavailable(error.to_string()))?;
+        if let Err(error) = self.deps.evidence.put(&key, Bytes::clone(&envelope.body)).await {
+            // An outage must not use up the minute: the daemon comes back with the same envelope.
+            if let Err(error) = self.deps.coordination.uncount(&counter).await {
+                tracing::warn!(%repo, %error, "a failed offload stays counted");
+            }
+            return Err(unavailable(error.to_string()));
+        }
         Ok(Offload::Stored(key))
     }
 }

@@ -6,12 +6,12 @@ use actix::prelude::*;
 use tokio::time::Instant;
 
 use crate::contract::limits::RUN_MAILBOX_CAPACITY;
-use crate::contract::{Ack, RunId, Seq};
+use crate::contract::{Ack, RunId};
 use crate::ports::store::StoreError;
 
 use super::deps::Deps;
 use super::ingest::{Batch, Ingested, bounded, ingest};
-use super::state::{Phase, RunState};
+use super::state::RunState;
 
 /// Why a run actor did not take a batch.
 #[derive(Debug)]
@@ -28,22 +28,6 @@ pub(crate) enum Refusal {
 #[derive(Message)]
 #[rtype(result = "Result<Vec<Ack>, Refusal>")]
 pub(crate) struct Submit(pub(super) Batch);
-
-/// Asks where the run stands.
-#[derive(Message)]
-#[rtype(result = "Result<RunPosition, Refusal>")]
-pub(crate) struct AskPosition;
-
-/// Where a run stands, from its actor's memory.
-#[derive(Debug, Clone)]
-pub struct RunPosition {
-    /// Run.
-    pub run_id: RunId,
-    /// Highest stored `seq`.
-    pub last_accepted_seq: Option<Seq>,
-    /// Whether the terminal event is stored or the run was ended.
-    pub ended: bool,
-}
 
 enum Slot {
     Loading,
@@ -138,18 +122,5 @@ impl Handler<Submit> for RunActor {
                 Err(refusal)
             }
         })))
-    }
-}
-
-impl Handler<AskPosition> for RunActor {
-    type Result = Result<RunPosition, Refusal>;
-
-    fn handle(&mut self, _: AskPosition, ctx: &mut Self::Context) -> Self::Result {
-        let state = self.state(ctx)?;
-        Ok(RunPosition {
-            run_id: state.identity.run_id,
-            last_accepted_seq: state.last_accepted_seq,
-            ended: state.phase == Phase::Ended,
-        })
     }
 }

@@ -81,7 +81,7 @@ pub async fn create_run_context(
         };
         match deps.store.create_run(&new).await? {
             CreateRunOutcome::Created { run, superseded } => {
-                tracing::info!(run_id = %run.run_id, thread_id = %run.thread_id, superseded = ?superseded.map(|run| run.to_string()), "run created");
+                tracing::info!(run_id = %run.run_id, thread_id = %run.thread_id, superseded = superseded.map(tracing::field::display), "run created");
                 return Ok((*run, true));
             }
             CreateRunOutcome::Known(run) => return Ok((*run, false)),

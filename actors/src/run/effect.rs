@@ -18,6 +18,9 @@ pub enum Effect {
     /// Decide the outcome of a legacy run that sent an envelope without `runId`: `inconclusive` where a UI rule
     /// matches, else `not_required`.
     ClassifyLegacy,
+    /// Decide it again, now that the run has ended and its changes are all there; nothing where the run never sent
+    /// such an envelope.
+    ReclassifyLegacy,
     /// Emit an access-denied event if a preview of the thread is open.
     DenyAccessIfPreviewed,
 }
@@ -28,6 +31,7 @@ impl Effect {
         match self {
             Self::CheckHead { .. } => "check_head",
             Self::ClassifyLegacy => "classify_legacy",
+            Self::ReclassifyLegacy => "reclassify_legacy",
             Self::DenyAccessIfPreviewed => "deny_access_if_previewed",
         }
     }

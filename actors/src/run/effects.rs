@@ -105,6 +105,14 @@ async fn carry_out(deps: &Deps, effect: &Effect, run_id: crate::contract::RunId)
     match effect {
         Effect::CheckHead { end_sha } => check_head(deps, &run, end_sha.as_ref()).await,
         Effect::ClassifyLegacy => classify_legacy(deps, &run).await,
+        Effect::ReclassifyLegacy => {
+            // The first classification left a row; where there is none it has still to come, and sees everything.
+            let known = deps.store.load_ui_validation(&run.thread_id, &run.thread_chat_id).await?;
+            if known.is_some_and(|known| known.latest_run_id == run.run_id) {
+                classify_legacy(deps, &run).await?;
+            }
+            Ok(())
+        }
         Effect::DenyAccessIfPreviewed => {
             if deps.store.has_open_preview(&run.thread_id).await? {
                 deps.observer.access_denied(dimensions(&run), SecurityReason::BindingMismatch);

@@ -11,10 +11,10 @@ use crate::contract::limits::RUN_ANSWER_TIMEOUT_MS;
 use crate::contract::{Ack, RunId};
 use crate::ports::store::StoreError;
 
-use super::actor::{AskPosition, Refusal, RunActor, RunPosition, Submit};
+use super::actor::{Refusal, RunActor, Submit};
+use super::decide::Offload;
 use super::envelope::Envelope;
 use super::ingest::Batch;
-use super::state::Offload;
 
 /// Why a run did not answer.
 #[derive(Debug, Error)]
@@ -70,20 +70,7 @@ impl RunHandle {
         envelopes: Arc<Vec<Envelope>>,
         offloads: Vec<Offload>,
     ) -> Result<Vec<Ack>, RunError> {
-        self.ask(Submit(Batch { envelopes, offloads })).await
-    }
-
-    pub(crate) async fn position(&self) -> Result<RunPosition, RunError> {
-        self.ask(AskPosition).await
-    }
-
-    async fn ask<M, T>(&self, message: M) -> Result<T, RunError>
-    where
-        M: Message<Result = Result<T, Refusal>> + Send + 'static,
-        T: Send + 'static,
-        RunActor: Handler<M>,
-        <RunActor as Actor>::Context: actix::dev::ToEnvelope<RunActor, M>,
-    {
+        let message = Submit(Batch { envelopes, offloads });
         match timeout(Duration::from_millis(RUN_ANSWER_TIMEOUT_MS), self.addr.send(message)).await {
             Ok(Ok(answer)) => answer.map_err(RunError::from),
             Ok(Err(_)) => Err(RunError::Stopped),

@@ -11,9 +11,10 @@ use crate::contract::limits::{INGEST_CONFLICT_RETRIES_MAX, STORE_CALL_TIMEOUT_MS
 use crate::ports::RunDimensions;
 use crate::ports::store::{CommitOutcome, Seen, StoreError};
 
+use super::decide::{Note, Offload, decide, needs_lookup};
 use super::deps::Deps;
 use super::envelope::Envelope;
-use super::state::{Note, Offload, RunState, decide, needs_lookup};
+use super::state::RunState;
 
 /// A batch of envelopes for one run.
 #[derive(Debug, Clone)]
@@ -32,7 +33,7 @@ pub(super) enum Ingested {
 }
 
 /// Calls the store with a limit. A call that did not end has an unknown outcome.
-pub(super) async fn bounded<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+pub(crate) async fn bounded<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     timeout(Duration::from_millis(STORE_CALL_TIMEOUT_MS), call)
         .await
         .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {STORE_CALL_TIMEOUT_MS} ms"))))

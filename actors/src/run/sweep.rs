@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 use crate::contract::limits::{QUARANTINE_RETENTION_DAYS, SWEEP_INTERVAL_SECONDS, SWEEP_LEASE_SECONDS};
 use crate::contract::names::KEY_SWEEP_LEASE;
-use crate::ports::CoordinationError;
 use crate::ports::store::{QuarantineDay, StoreError, SweepLimits};
+use crate::ports::{CoordinationError, EvidenceError};
 use thiserror::Error;
 
 use super::deps::Deps;
@@ -49,6 +49,9 @@ pub enum SweepError {
     /// No database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// No object store: the rows stay until their objects are gone.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
 }
 
 impl Default for SweepOptions {
@@ -101,6 +104,9 @@ pub async fn sweep_once(deps: &Deps, options: SweepOptions, holder: &str) -> Res
     }
     let retention = Duration::from_secs(u64::try_from(QUARANTINE_RETENTION_DAYS).unwrap_or_default() * 86_400);
     for _ in 0..SWEEP_ROUNDS_MAX {
+        for key in deps.store.expired_quarantine_objects(before(retention), SWEEP_MOST).await? {
+            deps.evidence.delete(&key).await?;
+        }
         let days = deps.store.purge_quarantine(before(retention), SWEEP_MOST).await?;
         if days.is_empty() {
             break;

@@ -88,6 +88,13 @@ impl Coordination for TestCoordination {
         Ok(if *count <= limit { RateDecision::Allowed } else { RateDecision::Limited { retry_after_ms: window_ms } })
     }
 
+    async fn uncount(&self, key: &str) -> Result<(), CoordinationError> {
+        if let Some(count) = locked(&self.counts).get_mut(key) {
+            *count = count.saturating_sub(1);
+        }
+        Ok(())
+    }
+
     async fn now(&self) -> Result<Timestamp, CoordinationError> {
         Ok(Timestamp::default())
     }
@@ -106,6 +113,11 @@ impl EvidenceStore for MemoryEvidence {
 
     async fn get(&self, key: &str) -> Result<Option<Bytes>, EvidenceError> {
         Ok(locked(&self.0).get(key).cloned())
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), EvidenceError> {
+        locked(&self.0).remove(key);
+        Ok(())
     }
 
     async fn ping(&self) -> Result<(), EvidenceError> {

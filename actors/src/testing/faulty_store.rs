@@ -199,6 +199,10 @@ impl QuarantineStore for FaultyStore {
         self.inner.quarantine_page(thread, before, limit).await
     }
 
+    async fn expired_quarantine_objects(&self, before: Timestamp, most: u32) -> Result<Vec<String>, StoreError> {
+        self.inner.expired_quarantine_objects(before, most).await
+    }
+
     async fn purge_quarantine(&self, before: Timestamp, most: u32) -> Result<Vec<QuarantineDay>, StoreError> {
         self.inner.purge_quarantine(before, most).await
     }

@@ -26,6 +26,13 @@ impl QuarantineStore for SqliteStore {
         Ok(settle(held, outcome)?)
     }
 
+    #[tracing::instrument(name = "store.expired_quarantine_objects", skip_all)]
+    async fn expired_quarantine_objects(&self, before: Timestamp, most: u32) -> Result<Vec<String>, StoreError> {
+        let mut held = self.reader().await?;
+        let outcome = self.limit(expired_objects(&mut held, before, most)).await;
+        Ok(settle(held, outcome)?)
+    }
+
     #[tracing::instrument(name = "store.purge_quarantine", skip_all)]
     async fn purge_quarantine(&self, before: Timestamp, most: u32) -> Result<Vec<QuarantineDay>, StoreError> {
         let mut held = self.writer().await?;
@@ -55,6 +62,22 @@ async fn page(
     .fetch_all(connection)
     .await?;
     records(rows)
+}
+
+async fn expired_objects(
+    connection: &mut SqliteConnection,
+    before: Timestamp,
+    most: u32,
+) -> Result<Vec<String>, Failure> {
+    // Two rows may name one object: the same body set aside for two reasons.
+    Ok(sqlx::query_scalar(
+        "select payload_r2_key from daemon_event_quarantine where payload_r2_key is not null \
+         group by payload_r2_key having max(created_at) < $1 order by min(created_at), payload_r2_key limit $2",
+    )
+    .bind(before.as_millis())
+    .bind(i64::from(most))
+    .fetch_all(connection)
+    .await?)
 }
 
 async fn purge(connection: &mut SqliteConnection, before: Timestamp, most: u32) -> Result<Vec<QuarantineDay>, Failure> {

@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::contract::{RolloutPhase, TerminalKind};
+use crate::contract::{
+    FrozenFlagSnapshot, RepoFullName, RolloutPhase, RunId, TerminalKind, ThreadChatId, ThreadId, UserId,
+};
+use crate::run::state::RunIdentity;
 use crate::testing::TestIds;
 
 const RUN: &str = "01935d3e-7c00-7000-8000-000000000001";
@@ -37,6 +40,7 @@ fn state(strict: bool) -> RunState {
         last_accepted_seq: None,
         last_payload_hash: None,
         revision: 7,
+        legacy_classified: false,
     }
 }
 
@@ -103,7 +107,15 @@ fn case_3_legacy_stores_it_keeps_a_copy_and_classifies() {
     assert!(middle.commit.unwrap().effects.is_empty());
     let end = one(&middle.next, envelope(&json!({"messages": [{"type": "result"}]})));
     let effects: Vec<_> = end.commit.unwrap().effects.into_iter().map(|effect| effect.effect).collect();
-    assert_eq!(effects, [Effect::CheckHead { end_sha: None }, Effect::ClassifyLegacy]);
+    assert_eq!(effects, [Effect::CheckHead { end_sha: None }, Effect::ReclassifyLegacy]);
+}
+
+#[test]
+fn a_legacy_run_is_classified_whenever_its_first_envelope_without_run_comes() {
+    let named = one(&state(false), envelope(&json!({"runId": RUN})));
+    assert!(named.commit.unwrap().effects.is_empty());
+    let unnamed = one(&named.next, envelope(&json!({"n": 1})));
+    assert_eq!(unnamed.commit.unwrap().effects[0].effect, Effect::ClassifyLegacy);
 }
 
 #[test]
