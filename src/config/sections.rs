@@ -317,7 +317,7 @@ fn runs(raw: &RawSettings) -> Result<RunsConfig, ConfigError> {
         )?,
         sweep_interval: seconds(raw, "SWEEP_INTERVAL_SECONDS", SWEEP_INTERVAL_SECONDS, 1, 3_600)?,
         actor_idle: seconds(raw, "ACTOR_IDLE_SECONDS", ACTOR_IDLE_SECONDS, 1, 86_400)?,
-        threads: count(raw, "RUN_THREADS", 1, 1, 64)?,
+        threads: count(raw, "RUN_THREADS", 0, 0, 64)?,
     })
 }
 

@@ -77,7 +77,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("SWEEP_INTERVAL_SECONDS", "60", "Pause between backstop sweeps, 1 to 3600 s."),
     setting("ACTOR_IDLE_SECONDS", "300", "Time without work after which a run's actor goes away, 1 to 86400 s."),
     setting("WORKERS", "(one for each core)", "HTTP worker threads, 1 to 64."),
-    setting("RUN_THREADS", "1", "Threads that run actors are spread over, 1 to 64."),
+    setting(
+        "RUN_THREADS",
+        "0",
+        "Threads of their own that run actors are spread over, 0 to 64; 0 keeps them on the main thread, beside the \
+         database's tasks.",
+    ),
     setting("MAX_CONNECTIONS", "25000", "Open connections for each worker, 10 to 1000000."),
     setting("SHUTDOWN_TIMEOUT_SECONDS", "30", "Time for what is in flight after SIGTERM, 1 to 600 s."),
     setting("LOG_FORMAT", "text", "`text` or `json`, on standard error."),

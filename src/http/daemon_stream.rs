@@ -11,7 +11,7 @@ use runwarden_actors::contract::limits::{
 };
 use runwarden_actors::contract::names::HEADER_DAEMON_VERSION;
 use runwarden_actors::contract::{AckFrame, ErrorCode, HelloFrame};
-use runwarden_actors::run::{Envelope, RunError, RunHandle};
+use runwarden_actors::run::{Envelope, RunError};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -29,6 +29,19 @@ const GIVE_UP_AFTER: Duration = Duration::from_mins(1);
 const SEND_WITHIN: Duration = Duration::from_secs(30);
 
 /// Opens a stream.
+#[utoipa::path(
+    get,
+    path = "/api/daemon/stream",
+    tag = "daemon",
+    responses(
+        (status = 101, description = "A WebSocket: one envelope in each text frame, one ack frame for each, in order"),
+        (status = 400, description = "`invalid_request`: no WebSocket handshake", body = ref("#/components/schemas/ErrorBody")),
+        (status = 401, description = "`permission_denied` without a token, `signature_mismatch` with a wrong one", body = ref("#/components/schemas/ErrorBody")),
+        (status = 404, description = "`not_found`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 503, description = "`store_unavailable`; `Retry-After` says when to come back", body = ref("#/components/schemas/ErrorBody")),
+    ),
+    security(("daemon" = [])),
+)]
 pub(super) async fn open(
     state: web::Data<AppState>,
     daemon: Daemon,
@@ -47,7 +60,7 @@ pub(super) async fn open(
     let version = version.map(|version| version.chars().take(64).collect::<String>());
     tracing::info!(run_id = %claims.run_id, daemon_version = ?version, "daemon stream opened");
     let shutdown = state.shutdown.clone();
-    let stream = Stream { state, claims, session, handle: None, last_heard: Instant::now(), shutdown };
+    let stream = Stream { state, claims, session, last_heard: Instant::now(), shutdown };
     // A task of its own: what is on its way to the database arrives even if the connection ends.
     actix_web::rt::spawn(stream.serve(frames, hello));
     Ok(response)
@@ -57,7 +70,6 @@ struct Stream {
     state: web::Data<AppState>,
     claims: DaemonClaims,
     session: Session,
-    handle: Option<RunHandle>,
     last_heard: Instant,
     shutdown: watch::Receiver<bool>,
 }
@@ -174,7 +186,7 @@ impl Stream {
         if envelopes.is_empty() {
             return Ok(());
         }
-        match self.state.runs.submit(self.claims.run_id, &mut self.handle, envelopes).await {
+        match self.state.runs.submit(self.claims.run_id, envelopes).await {
             Ok(acks) => {
                 for ack in acks {
                     self.send(&AckFrame::from(ack)).await?;

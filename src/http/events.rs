@@ -31,6 +31,20 @@ struct Page<'a> {
 }
 
 /// One page, or a stream where `Accept` asks for `text/event-stream`.
+#[utoipa::path(
+    get,
+    path = "/api/internal/runs/{run_id}/events",
+    tag = "readers",
+    params(("run_id" = String, Path, description = "The run's UUID, as text"), ("after" = Option<String>, Query, description = "Events above this `seq`"), ("Last-Event-ID" = Option<String>, Header, description = "Overrides `after` on a live stream")),
+    responses(
+        (status = 200, description = "A page, or with `Accept: text/event-stream` a live stream of `id: seq` and `data: event`", body = ref("#/components/schemas/EventPage")),
+        (status = 400, description = "`invalid_request`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 403, description = "`permission_denied`: the key is missing or wrong", body = ref("#/components/schemas/ErrorBody")),
+        (status = 404, description = "`not_found`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 503, description = "`store_unavailable`; `Retry-After` says when to come back", body = ref("#/components/schemas/ErrorBody")),
+    ),
+    security(("internal" = [])),
+)]
 pub(super) async fn get(
     state: web::Data<AppState>,
     _: InternalCaller,

@@ -2,8 +2,8 @@
 
 use actix_web::{HttpResponse, web};
 use runwarden_actors::contract::{FeatureFlag, FlagScope, RepoFullName, UserId};
-use serde::Deserialize;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::auth::InternalCaller;
 use super::body::ApiJson;
@@ -16,9 +16,18 @@ pub(super) struct ScopeQuery {
     repo_full_name: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// The value to set.
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct FlagBody {
     enabled: bool,
+}
+
+/// A flag's value and where it comes from: `user`, `repo`, `default` or `built_in`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct FlagAnswer {
+    flag: FeatureFlag,
+    enabled: bool,
+    source: &'static str,
 }
 
 fn flag_of(name: &str) -> Result<FeatureFlag, ApiError> {
@@ -36,6 +45,20 @@ fn one_scope(query: &ScopeQuery) -> Result<FlagScope, ApiError> {
 }
 
 /// The value that holds: the most specific wins, user before repository before default.
+#[utoipa::path(
+    get,
+    path = "/api/internal/flags/{flag}",
+    tag = "flags",
+    params(("flag" = String, Path, description = "`sandboxPreview` or `daemonRunIdStrict`"), ("userId" = Option<String>, Query, description = "The user's override"), ("repoFullName" = Option<String>, Query, description = "The repository's override")),
+    responses(
+        (status = 200, description = "The value that holds", body = ref("#/components/schemas/FlagAnswer")),
+        (status = 400, description = "`invalid_request`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 403, description = "`permission_denied`: the key is missing or wrong", body = ref("#/components/schemas/ErrorBody")),
+        (status = 404, description = "`not_found`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 503, description = "`store_unavailable`; `Retry-After` says when to come back", body = ref("#/components/schemas/ErrorBody")),
+    ),
+    security(("internal" = [])),
+)]
 pub(super) async fn get(
     state: web::Data<AppState>,
     _: InternalCaller,
@@ -60,6 +83,21 @@ pub(super) async fn get(
 }
 
 /// Sets the override of one scope.
+#[utoipa::path(
+    put,
+    path = "/api/internal/flags/{flag}",
+    tag = "flags",
+    params(("flag" = String, Path, description = "`sandboxPreview` or `daemonRunIdStrict`"), ("userId" = Option<String>, Query, description = "The user's override"), ("repoFullName" = Option<String>, Query, description = "The repository's override")),
+    request_body(content = ref("#/components/schemas/FlagBody"), content_type = "application/json"),
+    responses(
+        (status = 200, description = "Set", body = ref("#/components/schemas/FlagAnswer")),
+        (status = 400, description = "`invalid_request`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 403, description = "`permission_denied`: the key is missing or wrong", body = ref("#/components/schemas/ErrorBody")),
+        (status = 404, description = "`not_found`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 503, description = "`store_unavailable`; `Retry-After` says when to come back", body = ref("#/components/schemas/ErrorBody")),
+    ),
+    security(("internal" = [])),
+)]
 pub(super) async fn put(
     state: web::Data<AppState>,
     _: InternalCaller,
@@ -76,6 +114,20 @@ pub(super) async fn put(
 }
 
 /// Removes the override of one scope.
+#[utoipa::path(
+    delete,
+    path = "/api/internal/flags/{flag}",
+    tag = "flags",
+    params(("flag" = String, Path, description = "`sandboxPreview` or `daemonRunIdStrict`"), ("userId" = Option<String>, Query, description = "The user's override"), ("repoFullName" = Option<String>, Query, description = "The repository's override")),
+    responses(
+        (status = 204, description = "Removed"),
+        (status = 400, description = "`invalid_request`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 403, description = "`permission_denied`: the key is missing or wrong", body = ref("#/components/schemas/ErrorBody")),
+        (status = 404, description = "`not_found`: no such flag or no such override", body = ref("#/components/schemas/ErrorBody")),
+        (status = 503, description = "`store_unavailable`; `Retry-After` says when to come back", body = ref("#/components/schemas/ErrorBody")),
+    ),
+    security(("internal" = [])),
+)]
 pub(super) async fn delete(
     state: web::Data<AppState>,
     _: InternalCaller,
@@ -91,6 +143,6 @@ pub(super) async fn delete(
     Ok(HttpResponse::NoContent().finish())
 }
 
-fn answer(flag: FeatureFlag, enabled: bool, source: &str) -> HttpResponse {
-    HttpResponse::Ok().json(json!({"flag": flag, "enabled": enabled, "source": source}))
+fn answer(flag: FeatureFlag, enabled: bool, source: &'static str) -> HttpResponse {
+    HttpResponse::Ok().json(FlagAnswer { flag, enabled, source })
 }

@@ -13,11 +13,28 @@ use super::AppState;
 const PART_WITHIN: Duration = Duration::from_secs(3);
 
 /// The process is there.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "operations",
+    responses(
+        (status = 200, description = "The process is there"),
+    ),
+)]
 pub(super) async fn healthz() -> HttpResponse {
     HttpResponse::Ok().json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))
 }
 
 /// Every part that a request needs, named: 200 where all answer, else 503.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "operations",
+    responses(
+        (status = 200, description = "Database, coordination and objects answer"),
+        (status = 503, description = "One of them does not; the body names it"),
+    ),
+)]
 pub(super) async fn readyz(state: web::Data<AppState>) -> HttpResponse {
     let deps = &state.deps;
     let (database, coordination, objects) = futures_util::join!(
@@ -53,6 +70,14 @@ async fn part(name: &'static str, check: impl Future<Output = Result<(), String>
 }
 
 /// Counters in the text format of Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "operations",
+    responses(
+        (status = 200, description = "Counters in the text format of Prometheus"),
+    ),
+)]
 pub(super) async fn metrics(state: web::Data<AppState>) -> HttpResponse {
     match &state.metrics {
         Some(metrics) => HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(metrics.render()),

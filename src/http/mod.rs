@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod flags;
 mod health;
+mod openapi;
 mod quarantine;
 mod reader_json;
 mod routes;

@@ -3,7 +3,7 @@
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpResponse, Resource};
 
-use super::{ApiError, chats, daemon_events, daemon_stream, events, flags, health, quarantine, runs};
+use super::{ApiError, chats, daemon_events, daemon_stream, events, flags, health, openapi, quarantine, runs};
 
 /// Adds the routes to an application that has an [`super::AppState`].
 pub fn configure(config: &mut ServiceConfig) {
@@ -33,6 +33,7 @@ pub fn configure(config: &mut ServiceConfig) {
         .service(resource("/healthz").route(web::get().to(health::healthz)))
         .service(resource("/readyz").route(web::get().to(health::readyz)))
         .service(resource("/metrics").route(web::get().to(health::metrics)))
+        .service(resource("/openapi.json").route(web::get().to(openapi::get)))
         .default_service(web::to(unknown));
 }
 

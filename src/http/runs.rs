@@ -9,6 +9,7 @@ use runwarden_actors::contract::{
 };
 use runwarden_actors::ports::store::{RunRecord, SandboxBinding};
 use runwarden_actors::run::{StartRun, bind_run_sandbox, create_run_context};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -19,7 +20,8 @@ use super::{ApiError, AppState};
 /// Longest `previewConfig`, as JSON.
 const PREVIEW_CONFIG_MAX_BYTES: usize = 16 * 1024;
 
-#[derive(Deserialize)]
+/// What a host application asks for.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct CreateRun {
     thread_id: ThreadId,
@@ -28,12 +30,14 @@ pub(super) struct CreateRun {
     trigger_source: TriggerSource,
     user_id: UserId,
     repo_full_name: RepoFullName,
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     preview_config: Option<Box<RawValue>>,
 }
 
-#[derive(Serialize)]
+/// A run that was made or found.
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct CreatedRun {
+pub(super) struct CreatedRun {
     run_id: RunId,
     status: RunStatus,
     frozen_flag_snapshot: FrozenFlagSnapshot,
@@ -42,6 +46,22 @@ struct CreatedRun {
 }
 
 /// Makes a run (201) or finds the one that this start request made (200).
+#[utoipa::path(
+    post,
+    path = "/api/internal/runs",
+    tag = "runs",
+    request_body(content = ref("#/components/schemas/CreateRun"), content_type = "application/json"),
+    responses(
+        (status = 201, description = "A new run", body = ref("#/components/schemas/CreatedRun")),
+        (status = 200, description = "The run that this start request made", body = ref("#/components/schemas/CreatedRun")),
+        (status = 400, description = "`invalid_request`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 403, description = "`permission_denied`: the key is missing or wrong", body = ref("#/components/schemas/ErrorBody")),
+        (status = 409, description = "`conflict`: other writers moved the chat six times in a row", body = ref("#/components/schemas/ErrorBody")),
+        (status = 413, description = "`payload_too_large`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 503, description = "`store_unavailable`; `Retry-After` says when to come back", body = ref("#/components/schemas/ErrorBody")),
+    ),
+    security(("internal" = [])),
+)]
 pub(super) async fn create(
     state: web::Data<AppState>,
     _: InternalCaller,
@@ -84,7 +104,8 @@ pub(super) async fn create(
     }))
 }
 
-#[derive(Deserialize)]
+/// Where a run works. `sandboxInstanceId` is read as `codesandboxId`.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct BindRun {
     #[serde(flatten)]
@@ -95,6 +116,22 @@ pub(super) struct BindRun {
 }
 
 /// Writes where the run works.
+#[utoipa::path(
+    post,
+    path = "/api/internal/runs/{run_id}/bind",
+    tag = "runs",
+    params(("run_id" = String, Path, description = "The run's UUID, as text")),
+    request_body(content = ref("#/components/schemas/BindRun"), content_type = "application/json"),
+    responses(
+        (status = 200, description = "The run", body = ref("#/components/schemas/RunBody")),
+        (status = 400, description = "`invalid_request`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 403, description = "`permission_denied`: the key is missing or wrong", body = ref("#/components/schemas/ErrorBody")),
+        (status = 404, description = "`not_found`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 409, description = "`run_not_active` or `conflict`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 503, description = "`store_unavailable`; `Retry-After` says when to come back", body = ref("#/components/schemas/ErrorBody")),
+    ),
+    security(("internal" = [])),
+)]
 pub(super) async fn bind(
     state: web::Data<AppState>,
     _: InternalCaller,
@@ -118,6 +155,19 @@ pub(super) async fn bind(
 }
 
 /// The run's row.
+#[utoipa::path(
+    get,
+    path = "/api/internal/runs/{run_id}",
+    tag = "runs",
+    params(("run_id" = String, Path, description = "The run's UUID, as text")),
+    responses(
+        (status = 200, description = "The run", body = ref("#/components/schemas/RunBody")),
+        (status = 403, description = "`permission_denied`: the key is missing or wrong", body = ref("#/components/schemas/ErrorBody")),
+        (status = 404, description = "`not_found`", body = ref("#/components/schemas/ErrorBody")),
+        (status = 503, description = "`store_unavailable`; `Retry-After` says when to come back", body = ref("#/components/schemas/ErrorBody")),
+    ),
+    security(("internal" = [])),
+)]
 pub(super) async fn get(
     state: web::Data<AppState>,
     _: InternalCaller,
@@ -133,7 +183,7 @@ fn run_id_of(text: &str) -> Result<RunId, ApiError> {
     RunId::parse(text).map_err(|_| ApiError::not_found("run"))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Counters {
     accepted: i64,
@@ -144,9 +194,9 @@ struct Counters {
 }
 
 /// A run on the wire.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct RunBody {
+pub(super) struct RunBody {
     run_id: RunId,
     thread_id: ThreadId,
     thread_chat_id: ThreadChatId,
@@ -162,6 +212,7 @@ struct RunBody {
     run_start_sha: Option<CommitSha>,
     run_end_sha: Option<CommitSha>,
     frozen_flag_snapshot: FrozenFlagSnapshot,
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     preview_config: Option<Box<RawValue>>,
     daemon_payload_version: Option<u8>,
     terminal_event_id: Option<String>,
@@ -170,6 +221,7 @@ struct RunBody {
     last_accepted_seq: Option<Seq>,
     counters: Counters,
     diff_source: Option<DiffSource>,
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     diff_source_context: Option<Box<RawValue>>,
     started_at: Option<Timestamp>,
     ended_at: Option<Timestamp>,

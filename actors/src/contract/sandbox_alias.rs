@@ -1,12 +1,13 @@
 //! The one place that knows the old name of a sandbox's id (section 1).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::CodesandboxId;
 
 /// Reads a sandbox's id under its name or its alias `sandboxInstanceId`; both together must agree. Writes only
 /// the name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxRef {
     /// The sandbox's id.

@@ -1,6 +1,8 @@
-//! The registry actor. It hands out handles and never relays: no event passes through it.
+//! The registry actor. It hands out handles and never relays: no event passes through it. What it has handed out
+//! stands in a roster that everybody may read, so that a run that is alive costs no message.
 
 use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -24,6 +26,26 @@ pub(super) struct LookUp(pub(super) RunId);
 #[rtype(result = "Vec<LiveRun>")]
 pub(super) struct WhoIsAlive;
 
+/// Handles by run. Only the registry writes.
+#[derive(Clone, Default)]
+pub(super) struct Roster(Arc<RwLock<HashMap<RunId, Entry>>>);
+
+impl Roster {
+    /// The handle of a run whose actor is alive.
+    pub(super) fn alive(&self, run_id: RunId) -> Option<RunHandle> {
+        self.read().get(&run_id).map(|entry| &entry.handle).filter(|handle| handle.is_alive()).cloned()
+    }
+
+    // A panic while one of these locks is held leaves plain data behind; going on is right.
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<RunId, Entry>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<RunId, Entry>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 struct Entry {
     handle: RunHandle,
     started: Instant,
@@ -34,12 +56,12 @@ pub(super) struct Registry {
     options: RegistryOptions,
     arbiters: Vec<Arbiter>,
     next_arbiter: usize,
-    runs: HashMap<RunId, Entry>,
+    roster: Roster,
 }
 
 impl Registry {
-    pub(super) fn new(deps: Deps, options: RegistryOptions) -> Self {
-        Self { deps, options, arbiters: Vec::new(), next_arbiter: 0, runs: HashMap::new() }
+    pub(super) fn new(deps: Deps, options: RegistryOptions, roster: Roster) -> Self {
+        Self { deps, options, arbiters: Vec::new(), next_arbiter: 0, roster }
     }
 
     fn start_run(&mut self, run_id: RunId) -> RunHandle {
@@ -50,12 +72,13 @@ impl Registry {
             Some(arbiter) => RunActor::start_in_arbiter(&arbiter.handle(), |_| actor),
             None => actor.start(),
         };
-        RunHandle::new(run_id, addr)
+        RunHandle::new(addr)
     }
 
     fn forget_stopped(&mut self) {
-        self.runs.retain(|_, entry| entry.handle.is_alive());
-        self.deps.observer.live_runs(self.runs.len());
+        let mut runs = self.roster.write();
+        runs.retain(|_, entry| entry.handle.is_alive());
+        self.deps.observer.live_runs(runs.len());
     }
 }
 
@@ -79,15 +102,15 @@ impl Handler<LookUp> for Registry {
     type Result = MessageResult<LookUp>;
 
     fn handle(&mut self, LookUp(run_id): LookUp, _: &mut Self::Context) -> Self::Result {
-        if let Some(entry) = self.runs.get(&run_id) {
-            if entry.handle.is_alive() {
-                return MessageResult(entry.handle.clone());
-            }
+        if let Some(handle) = self.roster.alive(run_id) {
+            return MessageResult(handle);
+        }
+        let handle = self.start_run(run_id);
+        let entry = Entry { handle: handle.clone(), started: Instant::now() };
+        if self.roster.write().insert(run_id, entry).is_some() {
             // Stopped by idleness, by an unknown outcome or by a panic: the store knows all there is to know.
             self.deps.observer.actor("rebuilt");
         }
-        let handle = self.start_run(run_id);
-        self.runs.insert(run_id, Entry { handle: handle.clone(), started: Instant::now() });
         MessageResult(handle)
     }
 }
@@ -98,7 +121,11 @@ impl Handler<WhoIsAlive> for Registry {
     fn handle(&mut self, _: WhoIsAlive, _: &mut Self::Context) -> Self::Result {
         self.forget_stopped();
         MessageResult(
-            self.runs.iter().map(|(run_id, entry)| LiveRun { run_id: *run_id, age: entry.started.elapsed() }).collect(),
+            self.roster
+                .read()
+                .iter()
+                .map(|(run_id, entry)| LiveRun { run_id: *run_id, age: entry.started.elapsed() })
+                .collect(),
         )
     }
 }

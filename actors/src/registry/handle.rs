@@ -14,7 +14,7 @@ use crate::ports::RateDecision;
 use crate::ports::store::StoreError;
 use crate::run::{Deps, Envelope, Offload, RunError, RunHandle, bounded};
 
-use super::actor::{LookUp, Registry, WhoIsAlive};
+use super::actor::{LookUp, Registry, Roster, WhoIsAlive};
 
 /// Times that a batch is handed to a new actor after one has stopped under it.
 const REBUILDS_MAX: usize = 3;
@@ -22,7 +22,8 @@ const REBUILDS_MAX: usize = 3;
 /// How the registry works.
 #[derive(Debug, Clone)]
 pub struct RegistryOptions {
-    /// Threads that run actors are spread over.
+    /// Threads that run actors are spread over; 0 keeps them on the registry's own, beside the database's tasks,
+    /// which saves a change of thread for each commit.
     pub threads: usize,
     /// How long a run actor stays without work.
     pub idle_after: Duration,
@@ -30,7 +31,7 @@ pub struct RegistryOptions {
 
 impl Default for RegistryOptions {
     fn default() -> Self {
-        Self { threads: 1, idle_after: Duration::from_secs(ACTOR_IDLE_SECONDS) }
+        Self { threads: 0, idle_after: Duration::from_secs(ACTOR_IDLE_SECONDS) }
     }
 }
 
@@ -47,32 +48,28 @@ pub struct LiveRun {
 #[derive(Clone)]
 pub struct Runs {
     registry: Addr<Registry>,
+    roster: Roster,
     deps: Deps,
 }
 
 impl Runs {
     /// Starts the registry in the current actix system; call it before the HTTP server is made.
     pub fn start(deps: Deps, options: RegistryOptions) -> Self {
-        let registry = Registry::new(deps.clone(), options).start();
-        Self { registry, deps }
+        let roster = Roster::default();
+        let registry = Registry::new(deps.clone(), options, roster.clone()).start();
+        Self { registry, roster, deps }
     }
 
-    /// Submits envelopes of one run, in order, and answers each once it is durable. `hint` keeps a handle between
-    /// calls so that a stream need not ask the registry for every batch.
+    /// Submits envelopes of one run, in order, and answers each once it is durable.
     ///
     /// Bounds: [`crate::contract::limits::INGEST_BATCH_MAX_EVENTS`]. Dropping the future cancels what is still
     /// queued; callers spawn it.
-    pub async fn submit(
-        &self,
-        run_id: RunId,
-        hint: &mut Option<RunHandle>,
-        envelopes: Vec<Envelope>,
-    ) -> Result<Vec<Ack>, RunError> {
+    pub async fn submit(&self, run_id: RunId, envelopes: Vec<Envelope>) -> Result<Vec<Ack>, RunError> {
         let envelopes = Arc::new(envelopes);
         let mut offloads = Vec::new();
         let mut last = RunError::Stopped;
         for _ in 0..=REBUILDS_MAX {
-            let handle = self.handle(run_id, hint).await?;
+            let handle = self.handle(run_id).await?;
             match handle.submit(Arc::clone(&envelopes), offloads.clone()).await {
                 Err(RunError::NeedsOffload(which)) => {
                     offloads = self.offload(run_id, &envelopes, offloads, &which).await?;
@@ -103,13 +100,11 @@ impl Runs {
         self.ask(WhoIsAlive).await
     }
 
-    async fn handle(&self, run_id: RunId, hint: &mut Option<RunHandle>) -> Result<RunHandle, RunError> {
-        if let Some(handle) = hint.as_ref().filter(|handle| handle.is_alive() && handle.run_id() == run_id) {
-            return Ok(handle.clone());
+    async fn handle(&self, run_id: RunId) -> Result<RunHandle, RunError> {
+        match self.roster.alive(run_id) {
+            Some(handle) => Ok(handle),
+            None => self.ask(LookUp(run_id)).await,
         }
-        let handle = self.ask(LookUp(run_id)).await?;
-        *hint = Some(handle.clone());
-        Ok(handle)
     }
 
     async fn ask<M>(&self, message: M) -> Result<M::Result, RunError>

@@ -7,8 +7,8 @@ use actix::prelude::*;
 use thiserror::Error;
 use tokio::time::timeout;
 
+use crate::contract::Ack;
 use crate::contract::limits::RUN_ANSWER_TIMEOUT_MS;
-use crate::contract::{Ack, RunId};
 use crate::ports::store::StoreError;
 
 use super::actor::{Refusal, RunActor, Submit};
@@ -46,18 +46,12 @@ impl From<Refusal> for RunError {
 /// A way to one run's actor. Cheap to clone; it may outlive the actor.
 #[derive(Debug, Clone)]
 pub struct RunHandle {
-    run_id: RunId,
     addr: Addr<RunActor>,
 }
 
 impl RunHandle {
-    pub(crate) const fn new(run_id: RunId, addr: Addr<RunActor>) -> Self {
-        Self { run_id, addr }
-    }
-
-    /// The run.
-    pub const fn run_id(&self) -> RunId {
-        self.run_id
+    pub(crate) const fn new(addr: Addr<RunActor>) -> Self {
+        Self { addr }
     }
 
     /// Whether the actor still takes messages.

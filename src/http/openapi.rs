@@ -1,0 +1,157 @@
+//! `GET /openapi.json` (section 13): the routes from their handlers, the shapes from the types.
+
+use std::sync::OnceLock;
+
+use actix_web::HttpResponse;
+use runwarden_actors::contract::{Ack, DaemonEnvelope, ErrorCode, Position, Seq, Timestamp};
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+use utoipa::OpenApi;
+
+use super::{chats, daemon_events, daemon_stream, events, flags, health, quarantine, runs};
+
+/// Routes by their handlers; a test compares them with those that are served.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Runwarden", description = "Supervises the runs of coding agents in sandboxes."),
+    paths(
+        runs::create,
+        runs::bind,
+        runs::get,
+        events::get,
+        chats::get,
+        flags::get,
+        flags::put,
+        flags::delete,
+        quarantine::list,
+        daemon_events::post_event,
+        daemon_events::get_position,
+        daemon_stream::open,
+        health::healthz,
+        health::readyz,
+        health::metrics,
+    )
+)]
+struct Routes;
+
+/// The body of every error.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code, reason = "only its schema is used")]
+struct ErrorBody {
+    code: ErrorCode,
+    message: String,
+    retry_after_ms: Option<u64>,
+}
+
+/// A stored event; whatever else the daemon sent stands beside these fields.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code, reason = "only its schema is used")]
+struct ReaderEvent {
+    seq: Seq,
+    event_id: Option<String>,
+    messages: Vec<Map<String, Value>>,
+    end_sha: Option<String>,
+    received_at: Timestamp,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+/// A page of events; `nextAfter` goes into `after` of the next call.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code, reason = "only its schema is used")]
+struct EventPage {
+    events: Vec<ReaderEvent>,
+    next_after: Option<Seq>,
+}
+
+/// The document.
+pub(super) async fn get() -> HttpResponse {
+    static DOCUMENT: OnceLock<String> = OnceLock::new();
+    let text = DOCUMENT.get_or_init(|| document().to_string());
+    HttpResponse::Ok().content_type("application/json").body(text.as_str())
+}
+
+fn document() -> Value {
+    let mut document = serde_json::to_value(Routes::openapi()).unwrap_or_default();
+    document["openapi"] = json!("3.1.0");
+    document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
+    let key = |name: &str, about: &str| json!({"type": "apiKey", "in": "header", "name": name, "description": about});
+    document["components"] = json!({
+        "schemas": schemas(),
+        "securitySchemes": {
+            "internal": key("X-Internal-Service-Key", "The shared key of host applications"),
+            "daemon": key("X-Daemon-Token", "The token that was given when the run was made"),
+        },
+    });
+    document
+}
+
+fn schemas() -> Map<String, Value> {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+        settings.meta_schema = None;
+    });
+    let mut generator = SchemaGenerator::new(settings);
+    generator.subschema_for::<ErrorBody>();
+    generator.subschema_for::<EventPage>();
+    generator.subschema_for::<Ack>();
+    generator.subschema_for::<DaemonEnvelope>();
+    generator.subschema_for::<Position>();
+    generator.subschema_for::<runs::CreateRun>();
+    generator.subschema_for::<runs::CreatedRun>();
+    generator.subschema_for::<runs::BindRun>();
+    generator.subschema_for::<runs::RunBody>();
+    generator.subschema_for::<chats::ChatBody>();
+    generator.subschema_for::<flags::FlagBody>();
+    generator.subschema_for::<flags::FlagAnswer>();
+    generator.subschema_for::<quarantine::QuarantinePage>();
+    generator.take_definitions(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn references(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                if let Some(Value::String(reference)) = map.get("$ref") {
+                    found.push(reference.clone());
+                }
+                map.values().for_each(|value| references(value, found));
+            }
+            Value::Array(values) => values.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let document = document();
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        assert!(found.len() > 30, "{}", found.len());
+        for reference in found {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{reference}");
+        }
+    }
+
+    /// The names that `routes.rs` serves, read from its text, against those of the document.
+    #[test]
+    fn every_route_is_described() {
+        let served: Vec<&str> =
+            include_str!("routes.rs").split("resource(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        let document = document();
+        let described = document["paths"].as_object().unwrap();
+        assert!(served.len() > 10);
+        for path in served.iter().filter(|path| **path != "/openapi.json") {
+            assert!(described.contains_key(*path), "{path} is served and not described");
+        }
+        assert_eq!(described.len() + 1, served.len());
+    }
+}
