@@ -14,6 +14,7 @@ use runwarden_actors::ports::StoreError;
 use runwarden_actors::ports::store::{CommitOutcome, RunCommit};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
@@ -24,6 +25,11 @@ const BATCH_MAX_COMMITS: usize = 512;
 const BATCH_MAX_EVENTS: usize = 8192;
 /// Bytes of payload in one durable write, unless a single commit has more.
 const BATCH_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Events, written and waiting, from which several durable writes at once are worth their price.
+const SPREAD_FROM_EVENTS: usize = 128;
+/// How long less than that waits for a write that is under way, to be written with whatever comes meanwhile. Most of
+/// a small write's price is the same for one event and for fifty, so two small ones cost nearly twice what one does.
+const JOIN_WITHIN: Duration = Duration::from_millis(5);
 /// Commits that wait; the next caller waits before it.
 const WAITING_MAX_COMMITS: usize = 2048;
 /// Payload that waits or is being written, in KiB; the next caller waits before it.
@@ -108,19 +114,29 @@ async fn run(mut jobs: mpsc::Receiver<Job>, writer: Arc<dyn BatchWriter>, writer
     let mut busy: HashSet<RunId> = HashSet::new();
     let mut under_way = FuturesUnordered::new();
     let mut open = true;
+    let mut events_under_way = 0;
+    let mut begun = Instant::now();
     loop {
         while waiting.len() < WAITING_MAX_COMMITS
             && let Ok(job) = jobs.try_recv()
         {
             waiting.push_back(job);
         }
-        while under_way.len() < writers {
+        while under_way.len() < writers
+            && (under_way.is_empty()
+                || begun.elapsed() >= JOIN_WITHIN
+                || reaches(&waiting, SPREAD_FROM_EVENTS.saturating_sub(events_under_way)))
+        {
             let batch = take_batch(&mut waiting, &busy);
             if batch.is_empty() {
                 break;
             }
             busy.extend(batch.iter().map(|job| job.commit.run_id));
-            under_way.push(write(Arc::clone(&writer), batch));
+            let events = batch.iter().map(|job| job.commit.events.len()).sum::<usize>();
+            events_under_way += events;
+            begun = Instant::now();
+            let write = write(Arc::clone(&writer), batch);
+            under_way.push(async move { (write.await, events) });
         }
         if !open && waiting.is_empty() && under_way.is_empty() {
             return;
@@ -130,14 +146,25 @@ async fn run(mut jobs: mpsc::Receiver<Job>, writer: Arc<dyn BatchWriter>, writer
                 Some(job) => waiting.push_back(job),
                 None => open = false,
             },
-            Some(runs) = under_way.next(), if !under_way.is_empty() => {
+            Some((runs, events)) = under_way.next(), if !under_way.is_empty() => {
+                events_under_way -= events;
                 for run in runs {
                     busy.remove(&run);
                 }
             }
+            () = sleep_until(begun + JOIN_WITHIN), if !waiting.is_empty() && begun.elapsed() < JOIN_WITHIN => {}
             () = closing.cancelled(), if !jobs.is_closed() => jobs.close(),
         }
     }
+}
+
+/// Whether so many events wait.
+fn reaches(waiting: &VecDeque<Job>, events: usize) -> bool {
+    let mut sum = 0;
+    waiting.iter().any(|job| {
+        sum += job.commit.events.len();
+        sum >= events
+    })
 }
 
 /// Takes what fits into one write, in order, at most one commit of each run and none of a run that is being written.
