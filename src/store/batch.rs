@@ -14,6 +14,7 @@ use runwarden_actors::ports::StoreError;
 use runwarden_actors::ports::store::{CommitOutcome, RunCommit};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
@@ -24,17 +25,18 @@ const BATCH_MAX_COMMITS: usize = 512;
 const BATCH_MAX_EVENTS: usize = 8192;
 /// Bytes of payload in one durable write, unless a single commit has more.
 const BATCH_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Events, written and waiting, from which several durable writes at once are worth their price.
+const SPREAD_FROM_EVENTS: usize = 128;
+/// How long less than that waits for a write that is under way, to be written with whatever comes meanwhile. Most of
+/// a small write's price is the same for one event and for fifty, so two small ones cost nearly twice what one does.
+const JOIN_WITHIN: Duration = Duration::from_millis(5);
+/// Times that the thread's other tasks get a turn before a write starts with none under way: those that are about to
+/// submit a decision then come along.
+const TURNS_BEFORE_WRITE: usize = 3;
 /// Commits that wait; the next caller waits before it.
 const WAITING_MAX_COMMITS: usize = 2048;
 /// Payload that waits or is being written, in KiB; the next caller waits before it.
 const HELD_MAX_KIB: u32 = 128 * 1024;
-
-/// Events that must wait before a second durable write starts beside the first: a write costs about as much for ten
-/// events as for one, so a few are better off in the next.
-const SECOND_WRITE_MIN_EVENTS: usize = 256;
-/// Times that the other tasks of the thread get a turn before a write starts: those that are about to submit a
-/// decision then come along.
-const TURNS_BEFORE_WRITE: usize = 3;
 
 /// Carries out one durable write.
 #[async_trait]
@@ -115,6 +117,8 @@ async fn run(mut jobs: mpsc::Receiver<Job>, writer: Arc<dyn BatchWriter>, writer
     let mut busy: HashSet<RunId> = HashSet::new();
     let mut under_way = FuturesUnordered::new();
     let mut open = true;
+    let mut events_under_way = 0;
+    let mut begun = Instant::now();
     loop {
         gather(&mut jobs, &mut waiting);
         for _ in 0..TURNS_BEFORE_WRITE {
@@ -124,13 +128,21 @@ async fn run(mut jobs: mpsc::Receiver<Job>, writer: Arc<dyn BatchWriter>, writer
             tokio::task::yield_now().await;
             gather(&mut jobs, &mut waiting);
         }
-        while under_way.is_empty() || (under_way.len() < writers && has_events(&waiting, SECOND_WRITE_MIN_EVENTS)) {
+        while under_way.len() < writers
+            && (under_way.is_empty()
+                || begun.elapsed() >= JOIN_WITHIN
+                || reaches(&waiting, SPREAD_FROM_EVENTS.saturating_sub(events_under_way)))
+        {
             let batch = take_batch(&mut waiting, &busy);
             if batch.is_empty() {
                 break;
             }
             busy.extend(batch.iter().map(|job| job.commit.run_id));
-            under_way.push(write(Arc::clone(&writer), batch));
+            let events = batch.iter().map(|job| job.commit.events.len()).sum::<usize>();
+            events_under_way += events;
+            begun = Instant::now();
+            let write = write(Arc::clone(&writer), batch);
+            under_way.push(async move { (write.await, events) });
         }
         if !open && waiting.is_empty() && under_way.is_empty() {
             return;
@@ -140,11 +152,13 @@ async fn run(mut jobs: mpsc::Receiver<Job>, writer: Arc<dyn BatchWriter>, writer
                 Some(job) => waiting.push_back(job),
                 None => open = false,
             },
-            Some(runs) = under_way.next(), if !under_way.is_empty() => {
+            Some((runs, events)) = under_way.next(), if !under_way.is_empty() => {
+                events_under_way -= events;
                 for run in runs {
                     busy.remove(&run);
                 }
             }
+            () = sleep_until(begun + JOIN_WITHIN), if !waiting.is_empty() && begun.elapsed() < JOIN_WITHIN => {}
             () = closing.cancelled(), if !jobs.is_closed() => jobs.close(),
         }
     }
@@ -159,12 +173,12 @@ fn gather(jobs: &mut mpsc::Receiver<Job>, waiting: &mut VecDeque<Job>) {
     }
 }
 
-/// Whether at least so many events wait.
-fn has_events(waiting: &VecDeque<Job>, least: usize) -> bool {
-    let mut events = 0;
+/// Whether so many events wait.
+fn reaches(waiting: &VecDeque<Job>, events: usize) -> bool {
+    let mut sum = 0;
     waiting.iter().any(|job| {
-        events += job.commit.events.len();
-        events >= least
+        sum += job.commit.events.len();
+        sum >= events
     })
 }
 

@@ -17,6 +17,7 @@ on_both!(
     a_commit_writes_all_its_parts,
     a_stale_revision_is_a_conflict_and_writes_nothing,
     a_known_event_id_is_a_conflict_and_writes_nothing,
+    a_known_event_id_stops_nobody_else,
     a_seq_that_is_not_above_the_last_is_a_conflict,
     two_runs_may_use_the_same_event_id,
     an_unknown_run_is_a_conflict,
@@ -88,6 +89,28 @@ async fn a_known_event_id_is_a_conflict_and_writes_nothing(database: Database) {
     assert_eq!(database.store.commit(again).await.unwrap(), CommitOutcome::Conflict);
     assert_eq!(loaded(&*database.store, run.run_id).await, after);
     assert_eq!(database.count("run_event", "1 = 1").await, 2);
+}
+
+async fn a_known_event_id_stops_nobody_else(database: Database) {
+    let mut commits = Vec::new();
+    for index in 0..20 {
+        let run = run(&*database.store).await;
+        let after = applied(&*database.store, commit(&run, vec![event(0, "e-0")])).await;
+        let id = if index % 5 == 2 { "e-0" } else { "e-1" };
+        let mut decision = commit(&after, vec![event(1, id), event(2, "e-2")]);
+        decision.expected_revision += i64::from(index % 5 == 4);
+        commits.push(decision);
+    }
+    let outcomes = join_all(commits.into_iter().map(|commit| database.store.commit(commit))).await;
+    for (index, outcome) in outcomes.into_iter().enumerate() {
+        let expected = match index % 5 {
+            2 | 4 => CommitOutcome::Conflict,
+            _ => CommitOutcome::Applied { quarantined: 0 },
+        };
+        assert_eq!(outcome.unwrap(), expected, "{index}");
+    }
+    assert_eq!(database.count("run_event", "1 = 1").await, 20 + 2 * 12);
+    assert_eq!(database.count("thread_run", "last_accepted_seq = 2").await, 12);
 }
 
 async fn a_seq_that_is_not_above_the_last_is_a_conflict(database: Database) {

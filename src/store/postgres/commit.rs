@@ -6,18 +6,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use runwarden_actors::contract::limits::{ID_MAX_BYTES, QUARANTINE_PREFIX_BYTES};
 use runwarden_actors::contract::{CommitSha, EventId, RunId, RunStatus, Seq};
-use runwarden_actors::ports::store::{CommitOutcome, NewEvent, NewQuarantine, RunChange, RunCommit};
+use runwarden_actors::ports::store::{CommitOutcome, NewEvent, NewQuarantine, RunCommit};
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
 
 use super::connection::{acquire, at, settle};
+use super::plain::{is_plain, write_plain};
 use crate::store::batch::BatchWriter;
 use crate::store::failure::Failure;
 use crate::store::text::prefix;
 
 const COMMIT: &str = include_str!("commit.sql");
-const COMMIT_EVENTS: &str = include_str!("commit_events.sql");
 
 /// Carries out the batches of the group commit.
 pub(super) struct Writer {
@@ -30,7 +30,7 @@ impl BatchWriter for Writer {
     #[tracing::instrument(name = "store.commit", skip_all, fields(commits = commits.len()))]
     async fn write(&self, commits: &[RunCommit]) -> Result<Vec<CommitOutcome>, Failure> {
         let mut connection = acquire(&self.pool, self.call_timeout).await?;
-        let outcome = tokio::time::timeout(self.call_timeout, write(&mut connection, commits)).await.ok();
+        let outcome = tokio::time::timeout(self.call_timeout, write_any(&mut connection, commits)).await.ok();
         settle(connection, outcome)
     }
 }
@@ -54,8 +54,6 @@ struct Runs<'a> {
     started_at: Vec<Option<OffsetDateTime>>,
     ended_at: Vec<Option<OffsetDateTime>>,
     with_status: Vec<Uuid>,
-    /// Some run changes more than its counters and its place.
-    changes: bool,
 }
 
 impl<'a> Runs<'a> {
@@ -78,25 +76,26 @@ impl<'a> Runs<'a> {
         self.missing_end_sha_at.push(change.missing_end_sha_at.map(at));
         self.started_at.push(change.started_at.map(at));
         self.ended_at.push(change.ended_at.map(at));
-        self.changes |= *change != RunChange { last_accepted_seq: change.last_accepted_seq, ..RunChange::default() };
         if change.status.is_some() {
             self.with_status.push(commit.run_id.as_uuid());
         }
     }
 }
 
+/// New events, a column each.
 #[derive(Default)]
-struct Events<'a> {
-    run_id: Vec<Uuid>,
-    seq: Vec<i64>,
-    event_id: Vec<Option<&'a str>>,
-    payload: Vec<&'a str>,
-    payload_hash: Vec<Option<&'a [u8]>>,
-    received_at: Vec<OffsetDateTime>,
+pub(super) struct Events<'a> {
+    pub(super) run_id: Vec<Uuid>,
+    pub(super) seq: Vec<i64>,
+    pub(super) event_id: Vec<Option<&'a str>>,
+    pub(super) payload: Vec<&'a str>,
+    pub(super) payload_hash: Vec<Option<&'a [u8]>>,
+    pub(super) received_at: Vec<OffsetDateTime>,
 }
 
 impl<'a> Events<'a> {
-    fn push(&mut self, run_id: Uuid, event: &'a NewEvent) -> Result<(), Failure> {
+    /// Adds one.
+    pub(super) fn push(&mut self, run_id: Uuid, event: &'a NewEvent) -> Result<(), Failure> {
         let payload = std::str::from_utf8(&event.payload)
             .map_err(|_| Failure::Rejected("the payload of an event is not UTF-8".to_owned()))?;
         self.run_id.push(run_id);
@@ -152,6 +151,17 @@ struct Effects {
     effect: Vec<String>,
 }
 
+async fn write_any(connection: &mut PgConnection, commits: &[RunCommit]) -> Result<Vec<CommitOutcome>, Failure> {
+    if commits.iter().all(is_plain) {
+        match write_plain(connection, commits).await {
+            // One of the event ids is known. The whole statement says whose, and writes the others.
+            Err(Failure::Taken(_)) => {}
+            outcome => return outcome,
+        }
+    }
+    write(connection, commits).await
+}
+
 async fn write(connection: &mut PgConnection, commits: &[RunCommit]) -> Result<Vec<CommitOutcome>, Failure> {
     let (mut runs, mut events) = (Runs::default(), Events::default());
     let (mut quarantine, mut effects) = (Quarantine::default(), Effects::default());
@@ -173,53 +183,7 @@ async fn write(connection: &mut PgConnection, commits: &[RunCommit]) -> Result<V
                 .push(serde_json::to_string(&promised.effect).map_err(|error| Failure::Rejected(error.to_string()))?);
         }
     }
-    let lean = !runs.changes && quarantine.id.is_empty() && effects.id.is_empty();
-    let applied = if lean {
-        events_only(connection, runs, events).await?
-    } else {
-        everything(connection, runs, events, quarantine, effects).await?
-    };
-    let applied: HashMap<Uuid, i64> = applied.into_iter().collect();
-    Ok(commits
-        .iter()
-        .map(|commit| match applied.get(&commit.run_id.as_uuid()) {
-            Some(rows) => CommitOutcome::Applied { quarantined: u32::try_from(*rows).unwrap_or(u32::MAX) },
-            None => CommitOutcome::Conflict,
-        })
-        .collect())
-}
-
-/// The runs that moved, each with the number of quarantine rows that were new.
-type Applied = Vec<(Uuid, i64)>;
-
-async fn events_only(connection: &mut PgConnection, runs: Runs<'_>, events: Events<'_>) -> Result<Applied, Failure> {
-    Ok(sqlx::query_as(COMMIT_EVENTS)
-        .bind(runs.run_id)
-        .bind(runs.expected_revision)
-        .bind(runs.now)
-        .bind(runs.seq)
-        .bind(runs.accepted)
-        .bind(runs.duplicate)
-        .bind(runs.out_of_order)
-        .bind(runs.gaps)
-        .bind(events.run_id)
-        .bind(events.seq)
-        .bind(events.event_id)
-        .bind(events.payload)
-        .bind(events.payload_hash)
-        .bind(events.received_at)
-        .fetch_all(connection)
-        .await?)
-}
-
-async fn everything(
-    connection: &mut PgConnection,
-    runs: Runs<'_>,
-    events: Events<'_>,
-    quarantine: Quarantine<'_>,
-    effects: Effects,
-) -> Result<Applied, Failure> {
-    Ok(sqlx::query_as(COMMIT)
+    let applied: Vec<(Uuid, i64)> = sqlx::query_as(COMMIT)
         .bind(runs.run_id)
         .bind(runs.expected_revision)
         .bind(runs.now)
@@ -261,5 +225,13 @@ async fn everything(
         .bind(effects.kind)
         .bind(effects.effect)
         .fetch_all(connection)
-        .await?)
+        .await?;
+    let applied: HashMap<Uuid, i64> = applied.into_iter().collect();
+    Ok(commits
+        .iter()
+        .map(|commit| match applied.get(&commit.run_id.as_uuid()) {
+            Some(rows) => CommitOutcome::Applied { quarantined: u32::try_from(*rows).unwrap_or(u32::MAX) },
+            None => CommitOutcome::Conflict,
+        })
+        .collect())
 }

@@ -53,11 +53,12 @@ impl PostgresStore {
             ("idle_in_transaction_session_timeout", (millis * 2).to_string()),
             ("jit", "off".to_owned()),
         ]);
-        // The commit statement is planned once, with nothing known of the tables' later sizes; it must reach every
-        // row through an index whatever the statistics say. Its batches shall not spill to disk.
+        // The commit statements are planned once, with nothing known of the tables' later sizes; they must reach every
+        // row through an index, and in its order, whatever the statistics say. Their batches shall not spill to disk.
         let writing = limited.clone().options([
             ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
+            ("enable_bitmapscan", "off"),
             ("work_mem", "64MB"),
         ]);
         let pool = pool(max_connections.saturating_sub(WRITERS).max(1), call_timeout).connect_lazy_with(limited);

@@ -1,0 +1,136 @@
+//! Ingestion beside its peer: the real server over HTTP and WebSocket, and `pgbench` with one transaction for an
+//! event, in the same run on the same Postgres. See `docs/performance.md`.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the tables are what this program is for")]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    reason = "counts and times here are far below 2^52"
+)]
+
+mod connection;
+mod guard;
+mod histogram;
+mod load;
+mod memory;
+mod options;
+mod payload;
+mod peer;
+mod postgres;
+mod process;
+mod report;
+mod server;
+
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+use tokio::task::LocalSet;
+
+use load::Transport;
+use options::{Options, Part};
+use peer::Manner;
+use postgres::Postgres;
+use report::{Measured, Row};
+use server::Server;
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<()> {
+    if std::env::args().len() < 2 {
+        // As `cargo test --all-targets` would start it.
+        println!("nothing to do; start it with `cargo bench --bench ingest`");
+        return Ok(());
+    }
+    let Some(options) = Options::read(std::env::args().skip(1))? else {
+        print!("{}", options::HELP);
+        return Ok(());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, bench(&options))
+}
+
+async fn bench(options: &Options) -> Result<()> {
+    let postgres = Postgres::start(options.folder.as_deref())?;
+    println!("{}", postgres.query("postgres", "select version()")?);
+    println!("{} cores; database in {}", std::thread::available_parallelism()?, postgres.folder.display());
+    let rates = measure_rates(&postgres, options).await;
+    let rates = rates.with_context(|| last_words(&postgres))?;
+    report::print_rates(&rates, PEER);
+    if options.wants(Part::Memory) {
+        measure_memory(&postgres, options).await.with_context(|| last_words(&postgres))?;
+    }
+    postgres.stop()
+}
+
+const PEER: &str = "peer: pgbench, one transaction for an event";
+const ONE_STATEMENT: &str = "pgbench, the same as one statement";
+
+/// Every part once in each round, so that a slow minute of the machine does not fall on one of them alone.
+async fn measure_rates(postgres: &Postgres, options: &Options) -> Result<Vec<Row>> {
+    let (http, ws) = (
+        format!("server, HTTP, {} connections", options.connections),
+        format!("server, WebSocket, {} streams, {} in flight each", options.connections, options.pipelined),
+    );
+    let row = |name: &str, goal| Row { name: name.to_owned(), goal, rounds: Vec::new() };
+    let mut rows = vec![row(PEER, None), row(ONE_STATEMENT, None), row(&http, Some(2.5)), row(&ws, Some(5.0))];
+    if options.wants(Part::Peer) {
+        peer::prepare(postgres, options)?;
+    }
+    for round in 0..options.rounds {
+        let mut add = |row: usize, measured: Measured| {
+            println!("  round {}: {}: {:.0} events/s", round + 1, rows[row].name, measured.events_per_second);
+            rows[row].rounds.push(measured);
+        };
+        if options.wants(Part::Peer) {
+            add(0, peer::measure(postgres, options, Manner::Transaction)?);
+            add(1, peer::measure(postgres, options, Manner::OneStatement)?);
+        }
+        let pipelined = Transport::Ws { pipelined: options.pipelined };
+        for (part, row, transport) in [(Part::Http, 2, Transport::Http), (Part::Ws, 3, pipelined)] {
+            if options.wants(part) {
+                let server = Rc::new(Server::start(postgres, options).await?);
+                let name = format!("{round}-{row}");
+                add(row, load::measure(postgres, &server, options, transport, &name).await?);
+                stop(server)?;
+            }
+        }
+    }
+    Ok(rows)
+}
+
+async fn measure_memory(postgres: &Postgres, options: &Options) -> Result<()> {
+    println!("\nmemory with {} live runs", options.runs);
+    let server = Rc::new(Server::start(postgres, options).await?);
+    let live = memory::live_runs(&server, options).await?;
+    stop(server)?;
+    println!("memory over {} events", options.events);
+    let server = Rc::new(Server::start(postgres, options).await?);
+    let samples = memory::long_run(postgres, &server, options).await?;
+    stop(server)?;
+    report::print_live_runs(options.runs, &live);
+    report::print_long_run(&samples);
+    Ok(())
+}
+
+/// Nobody else holds it once its tasks have ended.
+fn stop(server: Rc<Server>) -> Result<()> {
+    Rc::into_inner(server).map_or(Ok(()), Server::stop)
+}
+
+/// What the server wrote last, for an error.
+fn last_words(postgres: &Postgres) -> String {
+    let log = std::fs::read_to_string(postgres.folder.join("server.log")).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    format!("the server's last words:\n{}", lines[lines.len().saturating_sub(20)..].join("\n"))
+}

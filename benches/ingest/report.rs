@@ -1,0 +1,93 @@
+//! The tables, in Markdown.
+
+use super::histogram::Histogram;
+use super::memory::{LiveRuns, Sample};
+
+/// What one part came to in one round.
+#[derive(Clone)]
+pub struct Measured {
+    /// Acknowledged events per second.
+    pub events_per_second: f64,
+    /// Events in the measured time.
+    pub events: u64,
+    /// Times from sending to acknowledgement.
+    pub latency: Histogram,
+    /// CPU of the server under test, milliseconds.
+    pub server_cpu_ms: u64,
+    /// CPU of the database, milliseconds.
+    pub database_cpu_ms: u64,
+    /// CPU of what makes the load, milliseconds.
+    pub generator_cpu_ms: u64,
+}
+
+/// The rounds of one part.
+pub struct Row {
+    /// As the table calls it.
+    pub name: String,
+    /// Times the peer that is asked for.
+    pub goal: Option<f64>,
+    /// All rounds.
+    pub rounds: Vec<Measured>,
+}
+
+impl Row {
+    /// The round with the median rate.
+    pub fn median(&self) -> Option<&Measured> {
+        let mut rounds: Vec<&Measured> = self.rounds.iter().collect();
+        rounds.sort_by(|a, b| a.events_per_second.total_cmp(&b.events_per_second));
+        rounds.get(rounds.len() / 2).copied()
+    }
+}
+
+/// Prints a row for each part; the ratio is to the first row that is named `peer`.
+pub fn print_rates(rows: &[Row], peer: &str) {
+    if rows.iter().all(|row| row.rounds.is_empty()) {
+        return;
+    }
+    let peer = rows.iter().find(|row| row.name == peer).and_then(Row::median).map(|peer| peer.events_per_second);
+    println!();
+    println!(
+        "| | events/s | rounds | ack p50 ms | ack p99 ms | server CPU ms / 1,000 | database CPU ms / 1,000 | load generator CPU ms / 1,000 | times the peer | asked for |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    for row in rows {
+        let Some(median) = row.median() else { continue };
+        let per_thousand = |ms: u64| ms as f64 * 1000.0 / (median.events.max(1)) as f64;
+        let rounds: Vec<String> = row.rounds.iter().map(|round| format!("{:.0}", round.events_per_second)).collect();
+        println!(
+            "| {} | {:.0} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {} | {} |",
+            row.name,
+            median.events_per_second,
+            rounds.join(", "),
+            median.latency.per_mille_ms(500),
+            median.latency.per_mille_ms(990),
+            per_thousand(median.server_cpu_ms),
+            per_thousand(median.database_cpu_ms),
+            per_thousand(median.generator_cpu_ms),
+            peer.map_or_else(|| "–".to_owned(), |peer| format!("{:.2}", median.events_per_second / peer)),
+            row.goal.map_or_else(|| "–".to_owned(), |goal| format!("{goal}")),
+        );
+    }
+}
+
+/// Prints memory with many live runs.
+pub fn print_live_runs(runs: usize, live: &LiveRuns) {
+    println!();
+    println!("| | resident MB | most so far MB | asked for |");
+    println!("|---|---|---|---|");
+    println!("| after the start | {:.1} | {:.1} | |", live.idle.now_mb, live.idle.peak_mb);
+    println!(
+        "| {runs} live runs ({} actors alive) | {:.1} | {:.1} | below 150 |",
+        live.actors, live.live.now_mb, live.live.peak_mb
+    );
+}
+
+/// Prints memory over a long run.
+pub fn print_long_run(samples: &[Sample]) {
+    println!();
+    println!("| events acknowledged | resident MB | most so far MB |");
+    println!("|---|---|---|");
+    for sample in samples {
+        println!("| {} | {:.1} | {:.1} |", sample.events, sample.memory.now_mb, sample.memory.peak_mb);
+    }
+}

@@ -1,0 +1,40 @@
+-- Many runs' plain commits: new events, the place in the run, and counters. Each run's part is applied whole or not
+-- at all; a run whose revision is another is left out of the answer.
+--
+-- Locks: the arrays come in order of the run id, and whichever side of the join leads, the rows come in that order
+-- too: from the arrays, or from the index that `any` goes by. No pointer is locked here.
+--
+-- A known event id breaks a unique key and with it the statement. It is for commit.sql to say whose it is.
+with moved as (
+    update thread_run t set
+        revision = t.revision + 1,
+        updated_at = r.now,
+        last_accepted_seq = coalesce(r.seq, t.last_accepted_seq),
+        accepted_count = t.accepted_count + r.accepted,
+        duplicate_count = t.duplicate_count + r.duplicate,
+        out_of_order_count = t.out_of_order_count + r.out_of_order,
+        gap_count = t.gap_count + r.gaps
+    from unnest($1::uuid[], $2::int8[], $3::timestamptz[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[])
+        as r (run_id, expected_revision, now, seq, accepted, duplicate, out_of_order, gaps)
+    where t.run_id = r.run_id
+        and t.run_id = any ($1::uuid[])
+        and t.revision = r.expected_revision
+        and (r.seq is null or t.last_accepted_seq is null or t.last_accepted_seq < r.seq)
+    returning t.run_id
+), added as (
+    insert into run_event (run_id, seq, event_id, payload, payload_hash, received_at)
+    select e.run_id, e.seq, e.event_id, e.payload, e.payload_hash, e.received_at
+    from (
+        -- In the select list the arrays are read as a stream; in FROM they would be copied once more.
+        select
+            unnest($9::uuid[]) as run_id,
+            unnest($10::int8[]) as seq,
+            unnest($11::text[]) as event_id,
+            unnest($12::text[]) as payload,
+            unnest($13::bytea[]) as payload_hash,
+            unnest($14::timestamptz[]) as received_at
+    ) e
+    -- `is true` makes this one hash, whatever the planner thinks of the sizes.
+    where (e.run_id in (select m.run_id from moved m)) is true
+)
+select m.run_id from moved m
