@@ -33,7 +33,7 @@ async fn binding_writes_the_sandbox_to_both_rows(database: Database) {
     assert_eq!(run_after.codesandbox_id, Some(binding().codesandbox_id));
     assert_eq!(run_after.sandbox_provider, Some(SandboxProvider::Docker));
     assert_eq!(run_after.run_start_sha, Some(sha('a')));
-    assert_eq!(run_after.repo_dir.as_deref(), Some("/work/repo"));
+    assert_eq!(run_after.repo_dir.as_deref(), Some("/srv/repo"));
     assert_eq!(run_after.revision, run.revision + 1);
     let context = database.store.load_context(&thread("t"), &chat("c")).await.unwrap().unwrap();
     assert_eq!(context.active_codesandbox_id, Some(binding().codesandbox_id));

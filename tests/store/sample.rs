@@ -80,7 +80,7 @@ pub fn binding() -> SandboxBinding {
         sandbox_provider: SandboxProvider::Docker,
         codesandbox_id: CodesandboxId::parse("box-1").unwrap(),
         run_start_sha: sha('a'),
-        repo_dir: Some("/work/repo".to_owned()),
+        repo_dir: Some("/srv/repo".to_owned()),
     }
 }
 
