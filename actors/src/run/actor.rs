@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use actix::dev::{MessageResponse, OneshotSender};
+use actix::fut::wrap_future;
 use actix::prelude::*;
 use tokio::time::Instant;
 
@@ -66,21 +68,22 @@ impl RunActor {
         Self { run_id, deps, slot: Slot::Loading, idle_after, last_used: Instant::now() }
     }
 
-    /// The state, or why there is none. An actor without one stops; the next sender gets a new one.
-    fn state(&mut self, ctx: &mut Context<Self>) -> Result<RunState, Refusal> {
+    /// The state, or why there is none.
+    fn state(&mut self) -> Result<RunState, Refusal> {
         self.last_used = Instant::now();
         match &self.slot {
             Slot::Ready(state) => Ok(state.clone()),
-            Slot::Missing => {
-                ctx.stop();
-                Err(Refusal::NotFound)
-            }
-            Slot::Broken(error) => {
-                ctx.stop();
-                Err(Refusal::Store(error.clone()))
-            }
+            Slot::Missing => Err(Refusal::NotFound),
+            Slot::Broken(error) => Err(Refusal::Store(error.clone())),
             Slot::Loading => Err(Refusal::Store(StoreError::Unavailable("the run is still loading".into()))),
         }
+    }
+
+    /// Stops once everybody who waits in the mailbox has the same refusal: a message that a stopped actor drops goes
+    /// to the next one, which would wait for the same database as long again. The next sender gets a new actor.
+    fn stop_behind_refusals(ctx: &mut Context<Self>) {
+        // The context polls what is spawned after it has emptied the mailbox.
+        ctx.spawn(wrap_future::<_, Self>(async {}).map(|(), _, ctx| ctx.stop()));
     }
 }
 
@@ -93,7 +96,7 @@ impl Actor for RunActor {
         let (store, run_id) = (self.deps.store.clone(), self.run_id);
         // The mailbox waits for this; the limit inside `bounded` ends the wait.
         let load = async move { bounded(store.load_run(run_id)).await };
-        ctx.wait(load.into_actor(self).map(|loaded, actor, _| {
+        ctx.wait(load.into_actor(self).map(|loaded, actor, ctx| {
             actor.slot = match loaded {
                 Ok(Some(run)) => Slot::Ready(RunState::from(&run)),
                 Ok(None) => Slot::Missing,
@@ -102,6 +105,9 @@ impl Actor for RunActor {
                     Slot::Broken(error)
                 }
             };
+            if !matches!(actor.slot, Slot::Ready(_)) {
+                Self::stop_behind_refusals(ctx);
+            }
         }));
         ctx.run_interval((self.idle_after / 4).max(Duration::from_millis(10)), |actor, ctx| {
             if actor.last_used.elapsed() >= actor.idle_after {
@@ -113,14 +119,17 @@ impl Actor for RunActor {
 }
 
 impl Handler<Submit> for RunActor {
-    type Result = AtomicResponse<Self, Result<Vec<Ack>, Refusal>>;
+    type Result = Reply;
 
-    fn handle(&mut self, Submit(batch): Submit, ctx: &mut Self::Context) -> Self::Result {
-        let state = self.state(ctx);
+    fn handle(&mut self, Submit(batch): Submit, _: &mut Self::Context) -> Self::Result {
+        let state = match self.state() {
+            Ok(state) => state,
+            Err(refusal) => return Reply::Refused(refusal),
+        };
         let deps = self.deps.clone();
-        let work = async move { ingest(&deps, state?, &batch).await.map_err(Refusal::Store) };
+        let work = async move { ingest(&deps, state, &batch).await };
         // Atomic: nothing else of this actor runs between the decision and the assignment of its result.
-        AtomicResponse::new(Box::pin(work.into_actor(self).map(|ingested, actor, ctx| match ingested {
+        Reply::Later(AtomicResponse::new(Box::pin(work.into_actor(self).map(|ingested, actor, ctx| match ingested {
             Ok((next, result)) => {
                 actor.slot = Slot::Ready(next);
                 match result {
@@ -128,24 +137,45 @@ impl Handler<Submit> for RunActor {
                     Ingested::NeedsOffload(which) => Err(Refusal::NeedsOffload(which)),
                 }
             }
-            Err(refusal) => {
+            Err(error) => {
                 // What the store did is unknown: the memory of this actor may be wrong from here on.
-                if let Refusal::Store(error) = &refusal {
-                    tracing::warn!(run_id = %actor.run_id, %error, "commit outcome unknown; the run is rebuilt");
-                    actor.deps.observer.actor("stopped_unknown");
-                }
-                ctx.stop();
-                Err(refusal)
+                tracing::warn!(run_id = %actor.run_id, %error, "commit outcome unknown; the run is rebuilt");
+                actor.deps.observer.actor("stopped_unknown");
+                actor.slot = Slot::Broken(error.clone());
+                Self::stop_behind_refusals(ctx);
+                Err(Refusal::Store(error))
             }
-        })))
+        }))))
+    }
+}
+
+/// The answer to a batch.
+pub(crate) enum Reply {
+    /// Known at once; the actor goes on to the next message.
+    Refused(Refusal),
+    /// Once the batch is decided and committed; the mailbox waits.
+    Later(AtomicResponse<RunActor, Result<Vec<Ack>, Refusal>>),
+}
+
+impl MessageResponse<RunActor, Submit> for Reply {
+    fn handle(self, ctx: &mut Context<RunActor>, answer: Option<OneshotSender<Result<Vec<Ack>, Refusal>>>) {
+        match self {
+            Self::Refused(refusal) => {
+                if let Some(answer) = answer {
+                    // A sender that has gone does not need it.
+                    let _ = answer.send(Err(refusal));
+                }
+            }
+            Self::Later(reply) => MessageResponse::<RunActor, Submit>::handle(reply, ctx, answer),
+        }
     }
 }
 
 impl Handler<AskPosition> for RunActor {
     type Result = Result<RunPosition, Refusal>;
 
-    fn handle(&mut self, _: AskPosition, ctx: &mut Self::Context) -> Self::Result {
-        let state = self.state(ctx)?;
+    fn handle(&mut self, _: AskPosition, _: &mut Self::Context) -> Self::Result {
+        let state = self.state()?;
         Ok(RunPosition {
             run_id: state.identity.run_id,
             last_accepted_seq: state.last_accepted_seq,
