@@ -21,8 +21,8 @@ pub fn faulty(options: Options) -> (TestServer, Arc<FaultyStore>) {
     (server, receiver.recv().unwrap())
 }
 
-/// Each database, and what the commit of event 1 meets; then `first` must be the answer, or a 503, and once the
-/// event is acknowledged it is there once.
+/// What the commit of event 1 meets, on each database; whether its first answer is a 503; and the reason that the
+/// acknowledgement then has. Afterwards every event is there once.
 fn meets(faults: &[Fault], refused: bool, then: Option<&str>) {
     for db in [Db::Sqlite, Db::Postgres] {
         let (server, store) = faulty(Options::new(db));
@@ -32,7 +32,9 @@ fn meets(faults: &[Fault], refused: bool, then: Option<&str>) {
             let other = remote.run("t2", "c", "s").await;
             for seq in [0, 1, 2] {
                 if seq == 1 {
-                    faults.iter().for_each(|fault| store.fail_next_commit(*fault));
+                    for fault in faults {
+                        store.fail_next_commit(*fault);
+                    }
                 }
                 let mut answer = remote.event(&run, &v2(&run, seq)).await.expect("an answer");
                 if seq == 1 && refused {
@@ -40,7 +42,11 @@ fn meets(faults: &[Fault], refused: bool, then: Option<&str>) {
                     answer = remote.event(&run, &v2(&run, seq)).await.expect("an answer");
                 }
                 let reason = then.filter(|_| seq == 1);
-                assert_eq!((answer.status, answer.body["reason"].as_str()), (if reason.is_some() { 202 } else { 200 }, reason), "{seq}");
+                assert_eq!(
+                    (answer.status, answer.body["reason"].as_str()),
+                    (if reason.is_some() { 202 } else { 200 }, reason),
+                    "{seq}"
+                );
             }
             // What was acknowledged is acknowledged again, and is not stored again.
             let again = remote.event(&run, &v2(&run, 1)).await.expect("an answer");

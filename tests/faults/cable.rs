@@ -1,7 +1,6 @@
 //! The way to a database, which a test cuts, stops or makes lossy.
 
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -124,10 +124,14 @@ impl Feeding {
         self.until("it goes on", || self.acknowledged() >= goal).await;
     }
 
-    /// Waits, at the most a minute, until so many more requests were answered 503.
-    pub async fn is_refused(&self, more: u64) {
-        let goal = self.book.unavailable.get() + more;
-        self.until("it is refused", || self.book.unavailable.get() >= goal).await;
+    /// How many requests were answered 503.
+    pub fn refused(&self) -> u64 {
+        self.book.unavailable.get()
+    }
+
+    /// Waits, at the most a minute, until more requests than these were answered 503.
+    pub async fn is_refused(&self, before: u64) {
+        self.until("it is refused", || self.refused() > before).await;
     }
 
     async fn until(&self, what: &str, so: impl Fn() -> bool) {

@@ -32,5 +32,5 @@ mod two_servers;
 fn summary(line: &str) {
     use std::io::Write as _;
     // Printed with a macro it would only be shown for a test that fails.
-    writeln!(std::io::stdout(), "{line}").unwrap();
+    std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
