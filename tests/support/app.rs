@@ -1,4 +1,5 @@
 //! A real server in a thread of its own, on a free port, and a client that knows its routes.
+#![allow(dead_code, reason = "each test binary uses the part that it needs")]
 
 use std::path::PathBuf;
 use std::sync::mpsc;

@@ -46,7 +46,7 @@ pub fn log_of(url: &str) -> String {
 }
 
 /// The folder of `initdb` and `postgres`: `PG_BIN`, else the newest of Debian's, else the search path's.
-fn bin() -> PathBuf {
+pub fn bin() -> PathBuf {
     if let Some(folder) = std::env::var_os("PG_BIN") {
         return folder.into();
     }
@@ -58,7 +58,7 @@ fn bin() -> PathBuf {
 }
 
 /// Postgres refuses to run as root: then everything is done as the user `postgres`.
-fn command(program: impl AsRef<Path>) -> Command {
+pub fn command(program: impl AsRef<Path>) -> Command {
     let id = Command::new("id").arg("-u").output().unwrap();
     if id.stdout == b"0\n" {
         let mut command = Command::new("setpriv");
@@ -136,7 +136,7 @@ fn launch(folder: &Path, data: &Path, port: u16) -> (Child, ChildStdin) {
 }
 
 /// Whether the server takes connections: the answer to a login is `R`, or an error while it still starts.
-fn is_up(port: u16) -> bool {
+pub fn is_up(port: u16) -> bool {
     const LOGIN: &[u8] = b"\0\0\0\x17\0\x03\0\0user\0postgres\0\0";
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
         return false;

@@ -7,7 +7,7 @@ use actix::fut::wrap_future;
 use actix::prelude::*;
 use tokio::time::Instant;
 
-use crate::contract::limits::RUN_MAILBOX_CAPACITY;
+use crate::contract::limits::{INGEST_CONFLICT_RETRIES_MAX, RUN_MAILBOX_CAPACITY};
 use crate::contract::{Ack, RunId};
 use crate::ports::store::StoreError;
 
@@ -22,7 +22,7 @@ pub(crate) enum Refusal {
     NotFound,
     /// These large payloads must be stored as objects first.
     NeedsOffload(Vec<usize>),
-    /// The store failed; the outcome is unknown and the actor has stopped.
+    /// The store failed and the outcome is unknown, or too many races were lost.
     Store(StoreError),
 }
 
@@ -119,6 +119,11 @@ impl Handler<Submit> for RunActor {
                 match result {
                     Ingested::Acked(acks) => Ok(acks),
                     Ingested::NeedsOffload(which) => Err(Refusal::NeedsOffload(which)),
+                    Ingested::LostRaces => Err(Refusal::Store(StoreError::Unavailable(format!(
+                        "run {} was moved by others {} times in a row",
+                        actor.run_id,
+                        INGEST_CONFLICT_RETRIES_MAX + 1
+                    )))),
                 }
             }
             Err(error) => {

@@ -30,6 +30,8 @@ pub(super) enum Ingested {
     Acked(Vec<Ack>),
     /// These large payloads must be stored as objects first; nothing is written.
     NeedsOffload(Vec<usize>),
+    /// Others moved the run each time; nothing is written, and the state is the last one that was read.
+    LostRaces,
 }
 
 /// Calls the store with a limit. A call that did not end has an unknown outcome.
@@ -80,7 +82,7 @@ pub(super) async fn ingest(
             }
         }
     }
-    Err(StoreError::Unavailable(format!("run {run_id} moved {INGEST_CONFLICT_RETRIES_MAX} times while deciding")))
+    Ok((state, Ingested::LostRaces))
 }
 
 /// Looks up what may be stored already; everything after a lost race.

@@ -39,12 +39,19 @@ pub struct FaultyStore {
     faults: Mutex<std::collections::VecDeque<Fault>>,
     create_conflicts: AtomicU64,
     reads: AtomicU64,
+    sweeps: AtomicU64,
 }
 
 impl FaultyStore {
     /// In front of `inner`.
     pub fn new(inner: Arc<dyn Store>) -> Self {
-        Self { inner, faults: Mutex::default(), create_conflicts: AtomicU64::new(0), reads: AtomicU64::new(0) }
+        Self {
+            inner,
+            faults: Mutex::default(),
+            create_conflicts: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            sweeps: AtomicU64::new(0),
+        }
     }
 
     /// The next commit that has no fault yet gets this one.
@@ -60,6 +67,11 @@ impl FaultyStore {
     /// How often runs or events were read.
     pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::SeqCst)
+    }
+
+    /// How often stale runs were asked for.
+    pub fn sweeps(&self) -> u64 {
+        self.sweeps.load(Ordering::SeqCst)
     }
 
     fn take_fault(&self) -> Option<Fault> {
@@ -143,6 +155,7 @@ impl RunStore for FaultyStore {
     }
 
     async fn sweep_stale_runs(&self, limits: SweepLimits, now: Timestamp) -> Result<Vec<RunRecord>, StoreError> {
+        self.sweeps.fetch_add(1, Ordering::SeqCst);
         self.inner.sweep_stale_runs(limits, now).await
     }
 }
