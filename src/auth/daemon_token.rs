@@ -4,17 +4,20 @@
 //! with its run anyway. Late events under it meet case 4 or 8.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use runwarden_actors::contract::names::{AUDIENCE_DAEMON, ISSUER_DAEMON};
 use runwarden_actors::contract::{RunId, ThreadChatId, ThreadId, Timestamp};
 use runwarden_actors::ports::store::SigningKey;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 /// Longest token that is looked at.
 const TOKEN_MAX_BYTES: usize = 2048;
+/// Verified tokens that are remembered, so that the next event of a run does not pay for its signature again.
+const REMEMBERED_MAX: usize = 16 * 1024;
 
 /// Why a token is no credential. Says nothing about the token itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -51,6 +54,8 @@ struct Keys {
     encoding: EncodingKey,
     decoding: HashMap<String, DecodingKey>,
     validation: Validation,
+    /// By the token's SHA-256. The keys of a process never change, so what was valid once stays so.
+    verified: RwLock<HashMap<[u8; 32], Arc<DaemonClaims>>>,
 }
 
 impl DaemonTokens {
@@ -67,6 +72,7 @@ impl DaemonTokens {
             encoding: EncodingKey::from_secret(&newest.secret),
             decoding: keys.iter().map(|key| (key.kid.clone(), DecodingKey::from_secret(&key.secret))).collect(),
             validation,
+            verified: RwLock::default(),
         })))
     }
 
@@ -92,10 +98,25 @@ impl DaemonTokens {
     }
 
     /// Checks a token.
-    pub fn verify(&self, token: &str) -> Result<DaemonClaims, TokenError> {
+    pub fn verify(&self, token: &str) -> Result<Arc<DaemonClaims>, TokenError> {
         if token.len() > TOKEN_MAX_BYTES {
             return Err(TokenError::Signature);
         }
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        let known = self.0.verified.read().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
+        if let Some(claims) = known {
+            return Ok(claims);
+        }
+        let claims = Arc::new(self.verify_signature(token)?);
+        let mut verified = self.0.verified.write().unwrap_or_else(PoisonError::into_inner);
+        if verified.len() >= REMEMBERED_MAX {
+            verified.clear();
+        }
+        verified.insert(hash, Arc::clone(&claims));
+        Ok(claims)
+    }
+
+    fn verify_signature(&self, token: &str) -> Result<DaemonClaims, TokenError> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Signature)?;
         let key = header.kid.as_ref().and_then(|kid| self.0.decoding.get(kid)).ok_or(TokenError::Signature)?;
         let data =
@@ -137,6 +158,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_remembered_is_bounded_and_never_a_refused_token() {
+        install_crypto();
+        let tokens = DaemonTokens::new(&[key("k1", 1)]).unwrap();
+        let forged = mint(&DaemonTokens::new(&[key("k1", 2)]).unwrap());
+        for _ in 0..2 {
+            assert_eq!(tokens.verify(&forged), Err(TokenError::Signature));
+        }
+        let token = mint(&tokens);
+        assert_eq!(tokens.verify(&token), tokens.verify(&token));
+        let remembered = || tokens.0.verified.read().unwrap().len();
+        assert_eq!(remembered(), 1);
+        let claims = tokens.verify(&token).unwrap();
+        tokens.0.verified.write().unwrap().extend((0..REMEMBERED_MAX as u64).map(|number| {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&number.to_be_bytes());
+            (hash, Arc::clone(&claims))
+        }));
+        tokens.0.verified.write().unwrap().remove(&<[u8; 32]>::from(Sha256::digest(&token)));
+        assert_eq!(tokens.verify(&token), Ok(claims));
+        assert_eq!(remembered(), 1);
+    }
+
+    #[test]
     fn an_older_key_still_verifies_and_an_unknown_one_does_not() {
         install_crypto();
         let token = mint(&DaemonTokens::new(&[key("k1", 1)]).unwrap());
@@ -167,7 +211,7 @@ mod tests {
         }
         let mut header = Header::new(Algorithm::HS256);
         header.kid = Some("k1".into());
-        let mut claims = serde_json::to_value(tokens.verify(&token).unwrap()).unwrap();
+        let mut claims = serde_json::to_value(tokens.verify(&token).unwrap().as_ref()).unwrap();
         claims["aud"] = "preview-session-cookie".into();
         let other = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(&[1; 32])).unwrap();
         assert_eq!(tokens.verify(&other), Err(TokenError::Signature));

@@ -1,6 +1,7 @@
 //! Credentials, as extractors: a handler that asks for one cannot run without it.
 
 use std::future::{Ready, ready};
+use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest, web};
@@ -40,7 +41,7 @@ impl FromRequest for InternalCaller {
 }
 
 /// A daemon, and what its token is bound to (section 4, case 1).
-pub struct Daemon(pub DaemonClaims);
+pub struct Daemon(pub Arc<DaemonClaims>);
 
 impl FromRequest for Daemon {
     type Error = ApiError;

@@ -1,5 +1,6 @@
 //! `GET /api/daemon/stream` (section 4): one envelope in each text frame, one ack frame for each, in order.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::{self, Bytes};
@@ -68,7 +69,7 @@ pub(super) async fn open(
 
 struct Stream {
     state: web::Data<AppState>,
-    claims: DaemonClaims,
+    claims: Arc<DaemonClaims>,
     session: Session,
     last_heard: Instant,
     shutdown: watch::Receiver<bool>,
