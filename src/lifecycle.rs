@@ -218,6 +218,8 @@ impl Application {
     /// Binds the port for ports that are open already; tests put their own among them.
     pub async fn with_deps(config: &Config, deps: Deps) -> Result<Self, StartError> {
         install_crypto();
+        // A taken port is found before anything is started.
+        let listener = listen(config)?;
         let tokens = daemon_tokens(&deps).await?;
         let options = RegistryOptions { threads: config.runs.threads, idle_after: config.runs.actor_idle };
         // Actors first: the workers of the HTTP server get finished handles.
@@ -232,7 +234,7 @@ impl Application {
             metrics: install_metrics(),
             shutdown: shutting_down,
         };
-        let (addr, server) = serve(config, &state)?;
+        let (addr, server) = serve(config, &state, listener)?;
         Ok(Self {
             addr,
             server,
@@ -329,13 +331,16 @@ async fn stop_server(handle: &ServerHandle, graceful: bool) {
     handle.stop(graceful).await;
 }
 
-fn serve(config: &Config, state: &AppState) -> Result<(SocketAddr, Server), StartError> {
+fn listen(config: &Config) -> Result<TcpListener, StartError> {
     let wanted = SocketAddr::new(config.server.host, config.server.port);
-    let failed = |error| StartError::Io {
+    TcpListener::bind(wanted).map_err(|error| StartError::Io {
         what: format!("cannot listen on {wanted}; set HOST and PORT to a free address"),
         error,
-    };
-    let listener = TcpListener::bind(wanted).map_err(failed)?;
+    })
+}
+
+fn serve(config: &Config, state: &AppState, listener: TcpListener) -> Result<(SocketAddr, Server), StartError> {
+    let failed = |error| StartError::Io { what: "the HTTP server does not start".to_owned(), error };
     let addr = listener.local_addr().map_err(failed)?;
     let data = web::Data::new(state.clone());
     let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(configure))

@@ -35,7 +35,7 @@ enum Command {
     /// Run an agent's command inside its sandbox and report on it.
     #[command(subcommand)]
     Daemon(DaemonCommand),
-    /// Bring the database's schema up to date, and say what was done.
+    /// Bring the database's schema up to date; safe to repeat.
     Migrate(Settings),
     /// Check the settings and everything that they name, and say what to do about what is wrong.
     Doctor(Settings),

@@ -146,7 +146,10 @@ impl LogConfig {
             _ => return Err(raw.invalid("LOG_FORMAT", "`text` or `json`")),
         };
         let filter = raw.get("LOG_LEVEL").unwrap_or("info").to_owned();
-        if tracing_subscriber::EnvFilter::try_new(&filter).is_err() {
+        // A word that is no level would be read as the name of a part of the program, and switch everything else off.
+        let known =
+            |part: &str| part.contains('=') || part.trim().parse::<tracing::level_filters::LevelFilter>().is_ok();
+        if !filter.split(',').all(known) || tracing_subscriber::EnvFilter::try_new(&filter).is_err() {
             return Err(raw.invalid("LOG_LEVEL", "a level or a list such as `info,sqlx=warn`"));
         }
         Ok(Self { format, filter })
@@ -352,6 +355,7 @@ mod tests {
             ("PROCESS_SANDBOX_ROOT", "/nonexistent-folder", "an existing folder"),
             ("ROLLOUT_PHASE", "gamma", "`beta`"),
             ("LOG_FORMAT", "xml", "`json`"),
+            ("LOG_LEVEL", "loud", "a level"),
             ("SHUTDOWN_TIMEOUT_SECONDS", "0", "from 1 to 600"),
             ("ADMIN_TOKEN", "two words", "printable ASCII"),
         ] {

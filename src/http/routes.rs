@@ -27,7 +27,7 @@ pub fn configure(config: &mut ServiceConfig) {
                 .route(web::delete().to(flags::delete)),
         )
         .service(resource("/api/internal/quarantine").route(web::get().to(quarantine::list)))
-        // Every other internal route tells a stranger no more than the existing ones do.
+        // Every other internal path asks for the key too, before it says that there is nothing.
         .service(web::scope("/api/internal").default_service(web::to(unknown_internal)))
         // Operations: section 13.
         .service(resource("/healthz").route(web::get().to(health::healthz)))

@@ -93,3 +93,49 @@ on_both!(old_quarantine_is_aggregated_and_goes_with_its_objects, |db| {
         assert_eq!(deps.evidence.get(&object).await.unwrap(), None);
     });
 });
+
+/// Runs the real program and gives its exit code and what it said on standard error.
+fn program(arguments: &[&str], settings: &[(&str, &str)]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_runwarden"))
+        .args(arguments)
+        .envs(settings.iter().copied())
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_taken_port_is_an_error_with_advice_and_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (code, said) = program(&["serve"], &[("PORT", &port), ("DATA_DIR", folder.path().to_str().unwrap())]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("set HOST and PORT to a free address") && !said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_daemon_with_the_token_of_another_chat_is_told_at_once() {
+    block_on(async {
+        let server = TestServer::start(Db::Sqlite);
+        let run = server.run("t", "c", "s").await;
+        let folder = tempfile::tempdir().unwrap();
+        let spool = folder.path().join("spool").display().to_string();
+        let arguments =
+            ["daemon", "exec", "--server", &server.url, "--thread", "t", "--chat", "another", "--run", &run.id];
+        let rest = ["--spool", &spool, "--", "sh", "-c", "echo '{\"type\":\"assistant\"}'"];
+        let arguments: Vec<String> = arguments.iter().chain(&rest).map(ToString::to_string).collect();
+        let token = run.token.clone();
+        let (code, said) = actix_web::web::block(move || {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            program(&arguments, &[("RUNWARDEN_DAEMON_TOKEN", &token)])
+        })
+        .await
+        .unwrap();
+        assert_eq!(code, Some(77), "{said}");
+        // By the error frame and then HTTP, not by acknowledgements that never come.
+        assert!(said.contains("binding_mismatch") && !said.contains("no acknowledgement within"), "{said}");
+        assert!(!said.contains(&run.token));
+        assert!(server.events(&run).await.is_empty());
+    });
+}

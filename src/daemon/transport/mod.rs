@@ -38,6 +38,12 @@ pub(super) async fn deliver(options: &ExecOptions, api: &Api, outbox: &Outbox) -
                 tracing::info!(status, "the server offers no stream; using HTTP");
                 true
             }
+            StreamEnd::EnvelopeRefused(code) => {
+                // An error frame does not name its envelope. Over HTTP each has an answer of its own, which also
+                // says whether it is the envelope or the token that is refused.
+                tracing::warn!(code, "the server refuses an envelope on the stream; using HTTP");
+                true
+            }
             StreamEnd::Unreachable(why) => {
                 tracing::warn!(why, "the server cannot be reached");
                 false

@@ -8,7 +8,7 @@ use awc::error::{SendRequestError, WsClientError, WsProtocolError};
 use awc::ws::{Frame, Message};
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
-use runwarden_actors::contract::{AckFrame, HelloFrame};
+use runwarden_actors::contract::{AckFrame, ErrorCode, HelloFrame};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -40,6 +40,8 @@ pub(super) enum StreamEnd {
         /// Whether an envelope was sent on it.
         sent: bool,
     },
+    /// The server refused an envelope, with this code in place of its acknowledgement.
+    EnvelopeRefused(String),
 }
 
 /// An envelope on its way.
@@ -56,6 +58,7 @@ struct Connection<'a> {
     last_ack: Cell<Option<Instant>>,
     progress: Cell<bool>,
     sent: Cell<bool>,
+    refused: RefCell<Option<String>>,
 }
 
 /// Opens a stream and uses it until it is over.
@@ -76,12 +79,16 @@ pub(super) async fn run(api: &Api, outbox: &Outbox, limits: &Limits, ack_timeout
         last_ack: Cell::new(None),
         progress: Cell::new(false),
         sent: Cell::new(false),
+        refused: RefCell::default(),
     };
     let why = tokio::select! {
         why = connection.read(&mut frames) => why,
         why = connection.write(&mut sink, limits) => why,
         () = connection.overdue(ack_timeout) => format!("no acknowledgement within {} ms", ack_timeout.as_millis()),
     };
+    if let Some(code) = connection.refused.take() {
+        return StreamEnd::EnvelopeRefused(code);
+    }
     StreamEnd::Broken { why, progress: connection.progress.get(), sent: connection.sent.get() }
 }
 
@@ -101,6 +108,12 @@ fn not_opened(error: &WsClientError) -> StreamEnd {
 struct FrameType<'a> {
     #[serde(rename = "type", borrow)]
     name: std::borrow::Cow<'a, str>,
+}
+
+/// What stands in place of an acknowledgement where an envelope is refused.
+#[derive(Deserialize)]
+struct ErrorFrame {
+    code: String,
 }
 
 fn frame_type(text: &[u8]) -> Option<String> {
@@ -184,7 +197,11 @@ impl Connection<'_> {
     {
         loop {
             match frames.next().await {
-                Some(Ok(Frame::Text(text))) => self.take(&text),
+                Some(Ok(Frame::Text(text))) => {
+                    if self.take(&text) {
+                        return "an envelope was refused".to_owned();
+                    }
+                }
                 Some(Ok(Frame::Ping(payload))) => {
                     self.pong.replace(Some(payload));
                     self.outbox.wake();
@@ -202,13 +219,29 @@ impl Connection<'_> {
         }
     }
 
-    /// A text frame: an acknowledgement, or something for the log.
-    fn take(&self, text: &[u8]) {
-        if frame_type(text).as_deref() != Some("ack") {
-            let said: String = String::from_utf8_lossy(text).chars().take(200).collect();
-            tracing::warn!(said, "a frame that is no acknowledgement");
-            return;
+    /// A text frame: an acknowledgement, an error, or something for the log. True where an envelope was refused.
+    fn take(&self, text: &[u8]) -> bool {
+        match frame_type(text).as_deref() {
+            Some("ack") => {
+                self.acknowledged(text);
+                return false;
+            }
+            Some("error") => {
+                if let Ok(said) = serde_json::from_slice::<ErrorFrame>(text)
+                    && said.code != ErrorCode::StoreUnavailable.as_str()
+                {
+                    self.refused.replace(Some(said.code));
+                    return true;
+                }
+            }
+            _ => {}
         }
+        let said: String = String::from_utf8_lossy(text).chars().take(200).collect();
+        tracing::warn!(said, "a frame that is no acknowledgement");
+        false
+    }
+
+    fn acknowledged(&self, text: &[u8]) {
         let Ok(ack) = serde_json::from_slice::<AckFrame>(text) else {
             tracing::warn!("an acknowledgement that is not of the shape");
             return;
