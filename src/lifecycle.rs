@@ -230,6 +230,7 @@ impl Application {
             runs,
             tokens,
             internal_key: Arc::new(SharedSecret::new(&config.secrets.internal_service_key)),
+            process_allowed: config.sandbox.process_root.is_some(),
             rollout_phase: config.runs.rollout_phase,
             metrics: install_metrics(),
             shutdown: shutting_down,

@@ -128,7 +128,7 @@ impl RawSettings {
         match self.get(name) {
             None => "not set".to_owned(),
             Some(_) if secret => "(a secret)".to_owned(),
-            Some(value) => format!("`{}`", value.chars().take(100).collect::<String>()),
+            Some(value) => format!("`{}`", without_credentials(value).chars().take(100).collect::<String>()),
         }
     }
 
@@ -140,6 +140,14 @@ impl RawSettings {
 impl std::fmt::Debug for RawSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_map().entries(self.0.keys().map(|name| (*name, self.shown(name)))).finish()
+    }
+}
+
+/// A URL without what stands before its host: a password may have been put where none belongs.
+fn without_credentials(value: &str) -> String {
+    match (value.split_once("://"), value.rfind('@')) {
+        (Some((scheme, _)), Some(at)) => format!("{scheme}://(hidden)@{}", &value[at + 1..]),
+        _ => value.to_owned(),
     }
 }
 

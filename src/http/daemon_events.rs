@@ -1,8 +1,8 @@
 //! `POST /api/daemon-event` and `GET /api/daemon/position` (section 4).
 
-use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::web::{self, Bytes};
+use actix_web::{HttpRequest, HttpResponse};
 use runwarden_actors::contract::limits::ENVELOPE_MAX_BYTES;
 use runwarden_actors::contract::{Ack, ErrorCode, Position};
 use runwarden_actors::run::{Envelope, RunError};
@@ -43,10 +43,11 @@ pub(super) fn parse_bound(body: Bytes, claims: &DaemonClaims) -> Result<Envelope
 pub(super) async fn post_event(
     state: web::Data<AppState>,
     daemon: Daemon,
+    request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let Daemon(claims) = daemon;
-    let body = read_body(payload, ENVELOPE_MAX_BYTES).await?;
+    let body = read_body(&request, payload, ENVELOPE_MAX_BYTES).await?;
     let envelope = parse_bound(body, &claims)?;
     // A daemon that hangs up must not take back what is on its way to the database.
     let submitted = actix_web::rt::spawn(async move { state.runs.submit(claims.run_id, vec![envelope]).await });

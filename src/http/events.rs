@@ -19,6 +19,7 @@ use super::reader_json::ReaderEvent;
 use super::{ApiError, AppState};
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct EventsQuery {
     after: Option<String>,
 }

@@ -10,7 +10,8 @@ use super::body::ApiJson;
 use super::{ApiError, AppState};
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+// A misspelt name must not widen what is meant.
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ScopeQuery {
     user_id: Option<String>,
     repo_full_name: Option<String>,

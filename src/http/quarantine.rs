@@ -12,7 +12,8 @@ use super::auth::InternalCaller;
 use super::{ApiError, AppState};
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+// A misspelt name must not widen what is meant.
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct QuarantineQuery {
     thread_id: Option<String>,
     before: Option<String>,

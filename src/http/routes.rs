@@ -15,18 +15,18 @@ pub fn configure(config: &mut ServiceConfig) {
         .service(resource("/api/daemon/position").route(web::get().to(daemon_events::get_position)))
         .service(resource("/api/daemon/stream").route(web::get().to(daemon_stream::open)))
         // Host applications: section 3. The key is checked by the handlers' `InternalCaller` extractor.
-        .service(resource("/api/internal/runs").route(web::post().to(runs::create)))
-        .service(resource("/api/internal/runs/{run_id}").route(web::get().to(runs::get)))
-        .service(resource("/api/internal/runs/{run_id}/bind").route(web::post().to(runs::bind)))
-        .service(resource("/api/internal/runs/{run_id}/events").route(web::get().to(events::get)))
-        .service(resource("/api/internal/threads/{thread_id}/chats/{chat_id}").route(web::get().to(chats::get)))
+        .service(internal("/api/internal/runs").route(web::post().to(runs::create)))
+        .service(internal("/api/internal/runs/{run_id}").route(web::get().to(runs::get)))
+        .service(internal("/api/internal/runs/{run_id}/bind").route(web::post().to(runs::bind)))
+        .service(internal("/api/internal/runs/{run_id}/events").route(web::get().to(events::get)))
+        .service(internal("/api/internal/threads/{thread_id}/chats/{chat_id}").route(web::get().to(chats::get)))
         .service(
-            resource("/api/internal/flags/{flag}")
+            internal("/api/internal/flags/{flag}")
                 .route(web::get().to(flags::get))
                 .route(web::put().to(flags::put))
                 .route(web::delete().to(flags::delete)),
         )
-        .service(resource("/api/internal/quarantine").route(web::get().to(quarantine::list)))
+        .service(internal("/api/internal/quarantine").route(web::get().to(quarantine::list)))
         // Every other internal path asks for the key too, before it says that there is nothing.
         .service(web::scope("/api/internal").default_service(web::to(unknown_internal)))
         // Operations: section 13.
@@ -35,6 +35,11 @@ pub fn configure(config: &mut ServiceConfig) {
         .service(resource("/metrics").route(web::get().to(health::metrics)))
         .service(resource("/openapi.json").route(web::get().to(openapi::get)))
         .default_service(web::to(unknown));
+}
+
+/// A path of host applications: another method meets the key too.
+fn internal(path: &str) -> Resource {
+    web::resource(path).default_service(web::to(unknown_internal))
 }
 
 fn resource(path: &str) -> Resource {

@@ -144,6 +144,9 @@ pub(super) async fn bind(
     if body.repo_dir.as_ref().is_some_and(|dir| !plain(dir)) {
         return Err(ApiError::invalid("repoDir must be 1 to 800 bytes of text without control characters"));
     }
+    if body.sandbox_provider == SandboxProvider::Process && !state.process_allowed {
+        return Err(ApiError::invalid("sandboxProvider process is refused: PROCESS_SANDBOX_ROOT is not set"));
+    }
     let binding = SandboxBinding {
         sandbox_provider: body.sandbox_provider,
         codesandbox_id: body.sandbox.codesandbox_id,

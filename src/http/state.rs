@@ -21,6 +21,8 @@ pub struct AppState {
     pub tokens: DaemonTokens,
     /// What host applications send.
     pub internal_key: Arc<SharedSecret>,
+    /// Whether the process provider may be bound: it has a root.
+    pub process_allowed: bool,
     /// Frozen into new runs.
     pub rollout_phase: RolloutPhase,
     /// Counters.

@@ -145,6 +145,17 @@ on_both!(internal_bodies_and_paths_are_checked, |db| {
             assert_eq!(got, status, "{path}: {body}");
             assert!(body["code"].is_string() && body["message"].is_string(), "{path}: {body}");
         }
+        for array in [json!(["t", "c", "s2", "ui", "u", "a/b", null]), json!([false])] {
+            assert_eq!(server.post("/api/internal/runs", array).await.0, 400);
+        }
+        // A misspelt scope must not become everybody's.
+        let put = |query: &'static str| server.internal(reqwest::Method::PUT, query, Some(json!({"enabled": false})));
+        assert_eq!(put("/api/internal/flags/daemonRunIdStrict?userID=bob").await.0, 400);
+        assert_eq!(put("/api/internal/flags/daemonRunIdStrict?x=1").await.0, 400);
+        assert_eq!(server.get("/api/internal/flags/daemonRunIdStrict").await.1["source"], "built_in");
+        let process = json!({"codesandboxId": "b", "sandboxProvider": "process", "runStartSha": "a".repeat(40)});
+        let (status, refused) = server.post(&format!("/api/internal/runs/{run}/bind"), process).await;
+        assert_eq!((status, &refused["code"]), (400, &json!("invalid_request")));
         let bind = json!({"codesandboxId": "b", "sandboxProvider": "docker", "runStartSha": "a".repeat(40)});
         for fields in [
             json!({"runStartSha": "HEAD"}),
@@ -183,6 +194,13 @@ on_both!(a_body_over_8_mib_is_413_by_length_and_by_counting, |db| {
         assert_eq!(server.event_raw(Some(&run.token), exactly(limit + 1)).await.1["code"], "payload_too_large");
         assert!(server.events(&run).await.is_empty());
         assert_eq!(server.event_raw(Some(&run.token), exactly(limit)).await.0, 200);
+        // Refused by what it announces, before anything of it is sent.
+        let announced = format!(
+            "POST /api/daemon-event HTTP/1.1\r\nhost: x\r\nx-daemon-token: {}\r\ncontent-length: {}\r\n\r\n",
+            run.token,
+            limit + 1
+        );
+        assert_eq!(raw(&server, announced.as_bytes()), "HTTP/1.1 413 Payload Too Large");
         let chunk = [b"100000\r\n".to_vec(), vec![b' '; 0x10_0000], b"\r\n".to_vec()].concat();
         let mut chunked = format!(
             "POST /api/daemon-event HTTP/1.1\r\nhost: x\r\nx-daemon-token: {}\r\ntransfer-encoding: chunked\r\n\r\n",

@@ -129,6 +129,8 @@ on_both!(the_internal_api_asks_for_its_key, |db| {
                 assert!(response.text().await.unwrap().contains("permission_denied"));
             }
         }
+        let patch = server.http.patch(format!("{}/api/internal/runs", server.url)).send().await.unwrap();
+        assert_eq!(patch.status(), 403);
         assert_eq!(server.get("/api/internal/nothing-here").await.0, 404);
     });
 });

@@ -6,7 +6,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -102,6 +102,10 @@ impl Envelope {
     /// Parses a body. Unknown fields are kept in `body` and otherwise passed over.
     pub fn parse(body: Bytes) -> Result<Self, EnvelopeError> {
         let text = std::str::from_utf8(&body).map_err(|_| EnvelopeError::NotUtf8)?;
+        // The parser would also take an array of the fields in their order here, which no daemon means.
+        if !text.trim_start().starts_with('{') {
+            return Err(EnvelopeError::NotOfTheShape("it is no JSON object".to_owned()));
+        }
         let wire: Wire<'_> =
             serde_json::from_str(text).map_err(|error| EnvelopeError::NotOfTheShape(error.to_string()))?;
         let run = match wire.run_id.as_deref() {
@@ -170,12 +174,76 @@ struct Messages {
     terminal: Option<TerminalKind>,
 }
 
-#[derive(Deserialize)]
+/// What is read of one message.
+#[derive(Default)]
 struct MessageHead<'a> {
-    #[serde(borrow, rename = "type")]
     kind: Option<&'a RawValue>,
-    #[serde(borrow)]
     is_error: Option<&'a RawValue>,
+}
+
+/// A message's field, as far as it matters here.
+enum Field {
+    Type,
+    IsError,
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldVisitor;
+
+        impl Visitor<'_> for FieldVisitor {
+            type Value = Field;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a field name")
+            }
+
+            fn visit_bytes<E: serde::de::Error>(self, name: &[u8]) -> Result<Field, E> {
+                Ok(match name {
+                    b"type" => Field::Type,
+                    b"is_error" => Field::IsError,
+                    _ => Field::Other,
+                })
+            }
+        }
+
+        // As bytes: an agent's output that was cut inside a character gives names that are no text.
+        deserializer.deserialize_bytes(FieldVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for MessageHead<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct HeadVisitor;
+
+        impl<'de> Visitor<'de> for HeadVisitor {
+            type Value = MessageHead<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a message object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<MessageHead<'de>, A::Error> {
+                let mut head = MessageHead::default();
+                while let Some(field) = map.next_key::<Field>()? {
+                    match field {
+                        Field::Type if head.kind.is_none() => head.kind = Some(map.next_value()?),
+                        Field::IsError if head.is_error.is_none() => head.is_error = Some(map.next_value()?),
+                        // Which of two would count is anybody's guess; the run's end must not hang on it.
+                        Field::Type => return Err(serde::de::Error::duplicate_field("type")),
+                        Field::IsError => return Err(serde::de::Error::duplicate_field("is_error")),
+                        Field::Other => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(head)
+            }
+        }
+
+        deserializer.deserialize_map(HeadVisitor)
+    }
 }
 
 impl MessageHead<'_> {
@@ -183,7 +251,10 @@ impl MessageHead<'_> {
         // A type that is no string is an unknown type: kept, and never terminal.
         let kind: Cow<'_, str> = serde_json::from_str(self.kind?.get()).ok()?;
         match kind.as_ref() {
-            "result" if self.is_error.is_some_and(|flag| flag.get() == "true") => Some(TerminalKind::Failed),
+            // Whatever is not plainly "no error" is one: a guess must not make a failed agent a finished one.
+            "result" if self.is_error.is_some_and(|flag| !matches!(flag.get(), "false" | "null")) => {
+                Some(TerminalKind::Failed)
+            }
             "result" => Some(TerminalKind::Done),
             "custom-error" => Some(TerminalKind::Failed),
             "custom-stop" => Some(TerminalKind::Stopped),
@@ -289,6 +360,9 @@ mod tests {
             r#"{"threadId":"t","threadChatId":"c","timezone":"UTC"}"#,
             r#"{"threadId":"t","threadChatId":"c","messages":{},"timezone":"UTC"}"#,
             r#"{"threadId":"t","threadChatId":"c","messages":["text"],"timezone":"UTC"}"#,
+            r#"{"threadId":"t","threadChatId":"c","messages":[["result",false]],"timezone":"UTC"}"#,
+            r#"{"threadId":"t","threadChatId":"c","messages":[{"type":"a","type":"result"}],"timezone":"UTC"}"#,
+            r#"["t","c",[],"UTC",null,null,null,null,null,null]"#,
             r#"{"threadId":"t","threadChatId":"c","messages":[]}"#,
             r#"{"threadId":1,"threadChatId":"c","messages":[],"timezone":"UTC"}"#,
         ] {
@@ -310,10 +384,20 @@ mod tests {
         assert_eq!(terminal(r#"[{"type":"assistant"},{"type":7},{}]"#), None);
         assert_eq!(terminal(r#"[{"type":"result"}]"#), Some(TerminalKind::Done));
         assert_eq!(terminal(r#"[{"type":"result","is_error":false}]"#), Some(TerminalKind::Done));
-        assert_eq!(terminal(r#"[{"is_error":true,"type":"result"}]"#), Some(TerminalKind::Failed));
+        assert_eq!(terminal(r#"[{"type":"result","is_error":null}]"#), Some(TerminalKind::Done));
+        for truthy in ["true", "1", "\"true\"", "{}"] {
+            let messages = format!(r#"[{{"is_error":{truthy},"type":"result"}}]"#);
+            assert_eq!(terminal(&messages), Some(TerminalKind::Failed), "{truthy}");
+        }
         assert_eq!(terminal(r#"[{"type":"res\u0075lt"}]"#), Some(TerminalKind::Done));
         assert_eq!(terminal(r#"[{"type":"custom-stop"},{"type":"result"}]"#), Some(TerminalKind::Stopped));
         assert_eq!(terminal(r#"[{"type":"custom-error"},{"type":"result"}]"#), Some(TerminalKind::Failed));
+    }
+
+    #[test]
+    fn a_message_cut_inside_a_character_is_kept() {
+        let body = r#"{"threadId":"t","threadChatId":"c","messages":[{"\ud83d":1,"text":"\ud83d","type":"result"}],"timezone":"UTC"}"#;
+        assert_eq!(parse(body).unwrap().terminal, Some(TerminalKind::Done));
     }
 
     #[test]
