@@ -28,8 +28,18 @@ impl Socket {
             .timeout(Duration::from_secs(20))
             .max_http_version(awc::http::Version::HTTP_11)
             .finish();
-        let request = client.ws(format!("{url}/api/daemon/stream")).header("X-Daemon-Token", run.token.as_str());
-        let mut socket = Self(request.connect().await.unwrap().1);
+        let mut tries = 0;
+        let mut socket = loop {
+            let request = client.ws(format!("{url}/api/daemon/stream")).header("X-Daemon-Token", run.token.as_str());
+            match request.connect().await {
+                Ok((_, socket)) => break Self(socket),
+                // An actor that has just failed is still there.
+                Err(awc::error::WsClientError::InvalidResponseStatus(status)) if status == 503 && tries < 100 => {
+                    tries += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
         let Heard::Frame(hello) = socket.hear().await else { panic!("no hello") };
         assert_eq!((hello["type"].as_str(), hello["runId"].as_str()), (Some("hello"), Some(run.id.as_str())));
         socket
