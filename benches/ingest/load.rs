@@ -14,7 +14,7 @@ use super::histogram::Histogram;
 use super::options::Options;
 use super::payload::{BODY_BYTES, Body, Run};
 use super::postgres::Postgres;
-use super::process::{cpu_ms, own_cpu_ms};
+use super::process::Costs;
 use super::report::Measured;
 use super::server::Server;
 
@@ -133,10 +133,8 @@ pub async fn measure(
     postgres.settle()?;
     let driving = drive(server, &runs, transport, u64::MAX);
     sleep(options.warm_up).await;
-    let costs = |since: (u64, u64, u64)| -> Result<(u64, u64, u64)> {
-        Ok((cpu_ms(server.pid())? - since.0, cpu_ms(postgres.pid())? - since.1, own_cpu_ms()? - since.2))
-    };
-    let before = costs((0, 0, 0))?;
+    let costs = || Costs::now(Some(server.pid()), postgres.pid());
+    let before = costs()?;
     let since = Instant::now();
     driving.load.phase.set(Phase::Measure);
     while since.elapsed() < options.time && !driving.ended() {
@@ -144,20 +142,14 @@ pub async fn measure(
     }
     driving.load.phase.set(Phase::Stop);
     let elapsed = since.elapsed();
-    let (server_cpu_ms, database_cpu_ms, generator_cpu_ms) = costs(before)?;
+    let costs = costs()?.since(before);
+    let noise_percent = costs.noise_percent(Instant::now());
     let load = Rc::clone(&driving.load);
     let acknowledged = driving.finish().await?;
     check_stored(postgres, server, &runs, &acknowledged).await?;
     let latency = load.latency.borrow().clone();
     let events = latency.total();
-    Ok(Measured {
-        events_per_second: events as f64 / elapsed.as_secs_f64(),
-        events,
-        latency,
-        server_cpu_ms,
-        database_cpu_ms,
-        generator_cpu_ms,
-    })
+    Ok(Measured { events_per_second: events as f64 / elapsed.as_secs_f64(), events, latency, costs, noise_percent })
 }
 
 /// What was acknowledged is stored, says the API and says the database; and nothing else is.

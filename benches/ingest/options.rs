@@ -27,6 +27,8 @@ pub struct Options {
     pub warm_up: Duration,
     /// Times that everything is measured; medians are printed.
     pub rounds: usize,
+    /// Share of the machine that others may take, percent; a noisier measurement is made again.
+    pub max_noise_percent: f64,
     /// Parts; all where empty.
     pub only: Vec<Part>,
     /// Events of the long run.
@@ -52,6 +54,7 @@ cargo bench --bench ingest -- [options]
   --seconds N       measured time of each part and round [10]
   --warm-up N       seconds before it that are not counted [2]
   --rounds N        rounds; the table shows medians [3]
+  --max-noise P     measure again, up to 50 times, while others take more than P % of the machine [100]
   --quick           one round of 3 seconds, and 100,000 events in the long run
   --only PART       http, ws, peer or memory; may be given more than once [all]
   --events N        events of the long run [1,000,000]
@@ -70,6 +73,7 @@ impl Options {
             time: Duration::from_secs(10),
             warm_up: Duration::from_secs(2),
             rounds: 3,
+            max_noise_percent: 100.0,
             only: Vec::new(),
             events: 1_000_000,
             runs: 10_000,
@@ -89,6 +93,7 @@ impl Options {
                 "--seconds" => options.time = Duration::from_secs(number(&value()?)?.clamp(1, 3600)),
                 "--warm-up" => options.warm_up = Duration::from_secs(number(&value()?)?.min(600)),
                 "--rounds" => options.rounds = usize::try_from(number(&value()?)?.clamp(1, 100))?,
+                "--max-noise" => options.max_noise_percent = number(&value()?)? as f64,
                 "--quick" => {
                     options.time = Duration::from_secs(3);
                     options.warm_up = Duration::from_secs(1);

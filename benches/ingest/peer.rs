@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
@@ -10,7 +11,7 @@ use super::histogram::Histogram;
 use super::options::Options;
 use super::payload::{BODY_BYTES, filler};
 use super::postgres::{Postgres, path};
-use super::process::{cpu_ms, own_cpu_ms};
+use super::process::Costs;
 use super::report::Measured;
 
 /// The same durable work for each event as the server's: a row of 1 kB, two unique indexes, and the run's place.
@@ -71,11 +72,11 @@ pub fn measure(postgres: &Postgres, options: &Options, manner: Manner) -> Result
         pgbench(postgres, options, manner, options.warm_up.as_secs())?;
     }
     let stored_before = stored(postgres)?;
-    let (database, own) = (cpu_ms(postgres.pid())?, own_cpu_ms()?);
+    let before = Costs::now(None, postgres.pid())?;
     // The postmaster's children leave their CPU time to it when they end, and pgbench leaves its own to the bench.
     let output = pgbench(postgres, options, manner, options.time.as_secs())?;
-    let database_cpu_ms = cpu_ms(postgres.pid())?.saturating_sub(database);
-    let generator_cpu_ms = own_cpu_ms()?.saturating_sub(own);
+    let costs = Costs::now(None, postgres.pid())?.since(before);
+    let noise_percent = costs.noise_percent(Instant::now());
     let find = |before: &str| {
         let rest = output.split(before).nth(1).with_context(|| format!("`{before}` is not in:\n{output}"))?;
         let number: String = rest.trim_start().chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
@@ -90,9 +91,8 @@ pub fn measure(postgres: &Postgres, options: &Options, manner: Manner) -> Result
         events_per_second: find("tps =")?,
         events: events as u64,
         latency: latencies(postgres)?,
-        server_cpu_ms: 0,
-        database_cpu_ms,
-        generator_cpu_ms,
+        costs,
+        noise_percent,
     })
 }
 

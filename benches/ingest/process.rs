@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
@@ -22,7 +23,7 @@ fn stat(pid: &str) -> Option<Stat> {
 }
 
 /// Milliseconds of CPU that a process, its children, and those of them that have ended have taken so far.
-pub fn cpu_ms(root: u32) -> Result<u64> {
+fn cpu_ms(root: u32) -> Result<u64> {
     let mut all = HashMap::new();
     for entry in fs::read_dir("/proc").context("cannot read /proc")? {
         let name = entry?.file_name();
@@ -52,9 +53,68 @@ pub fn is_alive(pid: u32) -> bool {
 }
 
 /// Milliseconds of CPU that the bench itself and those of its children that have ended have taken so far.
-pub fn own_cpu_ms() -> Result<u64> {
+fn own_cpu_ms() -> Result<u64> {
     let stat = stat("self").context("cannot read /proc/self/stat")?;
     Ok(stat.ticks * 1000 / TICKS_PER_SECOND)
+}
+
+/// Milliseconds of CPU that the whole machine has spent so far, over all its cores, and lost to its host.
+fn machine_cpu_ms() -> Result<u64> {
+    let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    let line = text.lines().next().unwrap_or_default();
+    let fields: Vec<u64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    anyhow::ensure!(fields.len() >= 8, "/proc/stat begins with: {line}");
+    // user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted in user already.
+    let ticks: u64 = fields.iter().take(8).enumerate().filter(|(at, _)| !matches!(at, 3 | 4)).map(|(_, n)| n).sum();
+    Ok(ticks * 1000 / TICKS_PER_SECOND)
+}
+
+/// What a measurement cost, in milliseconds of CPU.
+#[derive(Debug, Clone, Copy)]
+pub struct Costs {
+    /// The server under test; 0 where there is none.
+    pub server: u64,
+    /// The database.
+    pub database: u64,
+    /// What makes the load.
+    pub generator: u64,
+    /// All of the machine.
+    machine: u64,
+    /// When they were read.
+    at: Instant,
+}
+
+impl Costs {
+    /// Reads them.
+    pub fn now(server: Option<u32>, database: u32) -> Result<Self> {
+        Ok(Self {
+            server: server.map_or(Ok(0), cpu_ms)?,
+            database: cpu_ms(database)?,
+            generator: own_cpu_ms()?,
+            machine: machine_cpu_ms()?,
+            at: Instant::now(),
+        })
+    }
+
+    /// What was spent between then and now.
+    pub fn since(self, then: Self) -> Self {
+        Self {
+            server: self.server.saturating_sub(then.server),
+            database: self.database.saturating_sub(then.database),
+            generator: self.generator.saturating_sub(then.generator),
+            machine: self.machine.saturating_sub(then.machine),
+            at: then.at,
+        }
+    }
+
+    /// The share of the machine, in percent, that processes took which have no part in the measurement. Their noise
+    /// is in every number.
+    pub fn noise_percent(&self, until: Instant) -> f64 {
+        let ours = self.server + self.database + self.generator;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let all = until.duration_since(self.at).as_secs_f64() * 1000.0 * cores as f64;
+        self.machine.saturating_sub(ours) as f64 * 100.0 / all.max(1.0)
+    }
 }
 
 /// Memory of one process.

@@ -2,6 +2,7 @@
 
 use super::histogram::Histogram;
 use super::memory::{LiveRuns, Sample};
+use super::process::Costs;
 
 /// What one part came to in one round.
 #[derive(Clone)]
@@ -12,12 +13,10 @@ pub struct Measured {
     pub events: u64,
     /// Times from sending to acknowledgement.
     pub latency: Histogram,
-    /// CPU of the server under test, milliseconds.
-    pub server_cpu_ms: u64,
-    /// CPU of the database, milliseconds.
-    pub database_cpu_ms: u64,
-    /// CPU of what makes the load, milliseconds.
-    pub generator_cpu_ms: u64,
+    /// What it cost.
+    pub costs: Costs,
+    /// The share of the machine that others took meanwhile, percent.
+    pub noise_percent: f64,
 }
 
 /// The rounds of one part.
@@ -49,23 +48,24 @@ pub fn print_rates(rows: &[Row], peer: &str) {
     println!(
         "| | events/s | rounds | ack p50 ms | ack p99 ms | server CPU ms / 1,000 | database CPU ms / 1,000 | load generator CPU ms / 1,000 | times the peer | asked for |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for row in rows {
         let Some(median) = row.median() else { continue };
         let per_thousand = |ms: u64| ms as f64 * 1000.0 / (median.events.max(1)) as f64;
         let rounds: Vec<String> = row.rounds.iter().map(|round| format!("{:.0}", round.events_per_second)).collect();
         println!(
-            "| {} | {:.0} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {} | {} |",
+            "| {} | {:.0} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {} | {} | {:.0} |",
             row.name,
             median.events_per_second,
             rounds.join(", "),
             median.latency.per_mille_ms(500),
             median.latency.per_mille_ms(990),
-            per_thousand(median.server_cpu_ms),
-            per_thousand(median.database_cpu_ms),
-            per_thousand(median.generator_cpu_ms),
+            per_thousand(median.costs.server),
+            per_thousand(median.costs.database),
+            per_thousand(median.costs.generator),
             peer.map_or_else(|| "–".to_owned(), |peer| format!("{:.2}", median.events_per_second / peer)),
             row.goal.map_or_else(|| "–".to_owned(), |goal| format!("{goal}")),
+            median.noise_percent,
         );
     }
 }
