@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use runwarden_actors::contract::Timestamp;
-use runwarden_actors::ports::{Clock, Coordination, CoordinationError, Lease, RateDecision};
+use runwarden_actors::ports::{Clock, CoordinationError, Lease, Leases, RateDecision};
 
 use super::bounds::{check_span, check_text};
 
@@ -95,7 +95,7 @@ impl State {
 }
 
 #[async_trait]
-impl Coordination for EmbeddedCoordination {
+impl Leases for EmbeddedCoordination {
     async fn acquire_lease(&self, key: &str, holder: &str, ttl_ms: u64) -> Result<Option<Lease>, CoordinationError> {
         check_text("a lease's key", key)?;
         check_text("a lease's holder", holder)?;

@@ -5,7 +5,9 @@
 
 mod bounds;
 mod embedded;
+mod embedded_previews;
 mod redis;
+mod redis_previews;
 
 pub use self::bounds::{COORDINATION_KEY_MAX_BYTES, COORDINATION_SPAN_MAX_MS};
 pub use self::embedded::{EMBEDDED_KEYS_MAX, EmbeddedCoordination};

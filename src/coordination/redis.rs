@@ -9,7 +9,7 @@ use redis::{
     ServerErrorKind,
 };
 use runwarden_actors::contract::Timestamp;
-use runwarden_actors::ports::{Coordination, CoordinationError, Lease, RateDecision};
+use runwarden_actors::ports::{CoordinationError, Lease, Leases, RateDecision};
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -162,7 +162,7 @@ fn breaks_connection(error: &RedisError) -> bool {
 }
 
 #[async_trait]
-impl Coordination for RedisCoordination {
+impl Leases for RedisCoordination {
     async fn acquire_lease(&self, key: &str, holder: &str, ttl_ms: u64) -> Result<Option<Lease>, CoordinationError> {
         check_text("a lease's key", key)?;
         check_text("a lease's holder", holder)?;

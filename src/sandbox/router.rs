@@ -1,8 +1,10 @@
 //! One sandbox port in front of all providers.
 
 use async_trait::async_trait;
-use runwarden_actors::contract::{CommitSha, SandboxProvider};
-use runwarden_actors::ports::{Sandbox, SandboxError, SandboxTarget};
+use runwarden_actors::contract::{CommitSha, PreviewConfig, RunId, SandboxProvider};
+use runwarden_actors::ports::{
+    CommandReport, PreviewCommand, PreviewHost, Sandbox, SandboxError, SandboxTarget, Upstream,
+};
 
 use super::{DockerSandbox, ProcessSandbox};
 
@@ -47,4 +49,56 @@ impl Sandbox for Sandboxes {
     ) -> Result<Vec<u8>, SandboxError> {
         self.pick(target.provider)?.changed_paths(target, base, end).await
     }
+}
+
+macro_rules! not_built_yet {
+    ($name:ty) => {
+        #[async_trait]
+        impl PreviewHost for $name {
+            fn has_previews(&self, _: SandboxProvider) -> bool {
+                false
+            }
+
+            async fn missing_capabilities(
+                &self,
+                _: &SandboxTarget,
+                _: &PreviewConfig,
+            ) -> Result<Vec<String>, SandboxError> {
+                not_built()
+            }
+
+            async fn read_repo_file(
+                &self,
+                _: &SandboxTarget,
+                _: &str,
+                _: usize,
+            ) -> Result<Option<Vec<u8>>, SandboxError> {
+                not_built()
+            }
+
+            async fn start_preview(&self, _: &SandboxTarget, _: &PreviewCommand) -> Result<(), SandboxError> {
+                not_built()
+            }
+
+            async fn preview_report(&self, _: &SandboxTarget, _: RunId, _: u16) -> Result<CommandReport, SandboxError> {
+                not_built()
+            }
+
+            async fn stop_preview(&self, _: &SandboxTarget, _: RunId, _: u16) -> Result<(), SandboxError> {
+                not_built()
+            }
+
+            async fn upstream(&self, _: &SandboxTarget, _: u16) -> Result<Upstream, SandboxError> {
+                not_built()
+            }
+        }
+    };
+}
+
+not_built_yet!(Sandboxes);
+not_built_yet!(DockerSandbox);
+not_built_yet!(ProcessSandbox);
+
+fn not_built<T>() -> Result<T, SandboxError> {
+    Err(SandboxError::ProviderUnavailable("not built yet".to_owned()))
 }

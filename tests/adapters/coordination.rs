@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use runwarden::coordination::{EmbeddedCoordination, RedisCoordination, RedisUrlError};
 use runwarden_actors::contract::Timestamp;
-use runwarden_actors::ports::{Clock, Coordination, CoordinationError, Lease, RateDecision};
+use runwarden_actors::ports::{Clock, Coordination, CoordinationError, Lease, Leases as _, RateDecision};
 use rustix::process::{Signal, kill_process};
 
 use crate::redis_server::RedisServer;

@@ -8,10 +8,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::contract::{CommitSha, QuarantineReason, SecurityReason, Timestamp};
+use crate::contract::{
+    CommitSha, KeyNamespace, PreviewConfig, PreviewSessionId, PreviewSessionState, QuarantineReason, RunId,
+    SandboxProvider, SecurityReason, Timestamp,
+};
 use crate::ports::{
-    Clock, Coordination, CoordinationError, EvidenceError, EvidenceStore, IdSource, Lease, Observer, RateDecision,
-    RunDimensions, Sandbox, SandboxError, SandboxTarget,
+    AccessCache, Admission, Admitted, Clock, CommandReport, CoordinationError, EvidenceError, EvidenceStore, IdSource,
+    KeyRing, Lease, Leases, LimitDecision, LimitWindow, Observer, PreviewCommand, PreviewDimensions, PreviewGate,
+    PreviewHost, PreviewKey, PreviewKeys, RateDecision, RememberedAccess, RunDimensions, Sandbox, SandboxError,
+    SandboxTarget, SingleUse, Upstream,
 };
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -65,7 +70,7 @@ pub struct TestCoordination {
 }
 
 #[async_trait]
-impl Coordination for TestCoordination {
+impl Leases for TestCoordination {
     async fn acquire_lease(&self, key: &str, holder: &str, _: u64) -> Result<Option<Lease>, CoordinationError> {
         let mut leases = locked(&self.leases);
         let owner = leases.entry(key.to_owned()).or_insert_with(|| holder.to_owned());
@@ -97,6 +102,74 @@ impl Coordination for TestCoordination {
 
     async fn now(&self) -> Result<Timestamp, CoordinationError> {
         Ok(Timestamp::default())
+    }
+}
+
+fn not_faked<T>() -> Result<T, CoordinationError> {
+    Err(CoordinationError("this fake knows leases and counters only; use the embedded adapter".into()))
+}
+
+#[async_trait]
+impl SingleUse for TestCoordination {
+    async fn use_once(&self, _: &[String], _: u64) -> Result<bool, CoordinationError> {
+        not_faked()
+    }
+}
+
+#[async_trait]
+impl PreviewKeys for TestCoordination {
+    async fn key_ring(&self, _: KeyNamespace, _: &PreviewKey) -> Result<KeyRing, CoordinationError> {
+        not_faked()
+    }
+
+    async fn rotate_key(&self, _: KeyNamespace, _: &PreviewKey, _: u64) -> Result<KeyRing, CoordinationError> {
+        not_faked()
+    }
+
+    async fn revoke_key(&self, _: KeyNamespace, _: &str, _: &PreviewKey) -> Result<Option<KeyRing>, CoordinationError> {
+        not_faked()
+    }
+}
+
+#[async_trait]
+impl AccessCache for TestCoordination {
+    async fn remembered_access(&self, _: &str) -> Result<RememberedAccess, CoordinationError> {
+        not_faked()
+    }
+
+    async fn remember_access(&self, _: &str, _: bool, _: u64, _: u64) -> Result<(), CoordinationError> {
+        not_faked()
+    }
+
+    async fn forget_access(&self, _: &str) -> Result<(), CoordinationError> {
+        not_faked()
+    }
+}
+
+#[async_trait]
+impl PreviewGate for TestCoordination {
+    async fn admit(&self, _: &Admission<'_>) -> Result<Admitted, CoordinationError> {
+        not_faked()
+    }
+
+    async fn extend_slot(&self, _: PreviewSessionId, _: Uuid, _: u64) -> Result<bool, CoordinationError> {
+        not_faked()
+    }
+
+    async fn release_slot(&self, _: PreviewSessionId, _: Uuid) -> Result<(), CoordinationError> {
+        not_faked()
+    }
+
+    async fn count_all(&self, _: &[LimitWindow]) -> Result<LimitDecision, CoordinationError> {
+        not_faked()
+    }
+
+    async fn announce_revocation(&self, _: PreviewSessionId, _: i64, _: u64) -> Result<(), CoordinationError> {
+        not_faked()
+    }
+
+    async fn revocations(&self, _: &[PreviewSessionId]) -> Result<Vec<Option<i64>>, CoordinationError> {
+        not_faked()
     }
 }
 
@@ -152,6 +225,41 @@ impl FakeSandbox {
 }
 
 #[async_trait]
+impl PreviewHost for FakeSandbox {
+    fn has_previews(&self, _: SandboxProvider) -> bool {
+        false
+    }
+
+    async fn missing_capabilities(&self, _: &SandboxTarget, _: &PreviewConfig) -> Result<Vec<String>, SandboxError> {
+        Err(no_previews())
+    }
+
+    async fn read_repo_file(&self, _: &SandboxTarget, _: &str, _: usize) -> Result<Option<Vec<u8>>, SandboxError> {
+        Err(no_previews())
+    }
+
+    async fn start_preview(&self, _: &SandboxTarget, _: &PreviewCommand) -> Result<(), SandboxError> {
+        Err(no_previews())
+    }
+
+    async fn preview_report(&self, _: &SandboxTarget, _: RunId, _: u16) -> Result<CommandReport, SandboxError> {
+        Err(no_previews())
+    }
+
+    async fn stop_preview(&self, _: &SandboxTarget, _: RunId, _: u16) -> Result<(), SandboxError> {
+        Err(no_previews())
+    }
+
+    async fn upstream(&self, _: &SandboxTarget, _: u16) -> Result<Upstream, SandboxError> {
+        Err(no_previews())
+    }
+}
+
+fn no_previews() -> SandboxError {
+    SandboxError::ProviderUnavailable("this fake shows no previews".into())
+}
+
+#[async_trait]
 impl Sandbox for FakeSandbox {
     async fn head_sha(&self, _: &SandboxTarget) -> Result<CommitSha, SandboxError> {
         locked(&self.head).clone()
@@ -175,7 +283,8 @@ pub type Counted = HashMap<String, u64>;
 pub struct RecordingObserver(Mutex<Counted>);
 
 impl RecordingObserver {
-    /// How often `name` was counted: an outcome, `quarantined:REASON`, `denied:REASON` or `actor:WHAT`.
+    /// How often `name` was counted: an outcome, `quarantined:REASON`, `denied:REASON`, `actor:WHAT`,
+    /// `preview:STATE` or `preview_denied:REASON`.
     pub fn count(&self, name: &str) -> u64 {
         locked(&self.0).get(name).copied().unwrap_or(0)
     }
@@ -196,6 +305,18 @@ impl Observer for RecordingObserver {
 
     fn access_denied(&self, _: RunDimensions<'_>, reason: SecurityReason) {
         self.add(format!("denied:{reason}"), 1);
+    }
+
+    fn preview_state(&self, _: PreviewDimensions<'_>, _: Option<PreviewSessionState>, to: PreviewSessionState) {
+        self.add(format!("preview:{to}"), 1);
+    }
+
+    fn preview_denied(&self, _: PreviewDimensions<'_>, reason: SecurityReason) {
+        self.add(format!("preview_denied:{reason}"), 1);
+    }
+
+    fn preview_ready_after(&self, _: PreviewDimensions<'_>, _: u64) {
+        self.add("preview_ready_after".to_owned(), 1);
     }
 
     fn actor(&self, what: &'static str) {

@@ -8,6 +8,7 @@ mod finish;
 mod flags;
 mod keys;
 mod plain;
+mod previews;
 mod quarantine;
 mod runs;
 mod ui_validation;

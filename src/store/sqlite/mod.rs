@@ -7,6 +7,7 @@ mod events;
 mod finish;
 mod flags;
 mod keys;
+mod previews;
 mod quarantine;
 mod runs;
 mod ui_validation;
