@@ -2,11 +2,13 @@
 //! start into typed sections (contract section 13).
 
 mod error;
+mod previews;
 mod secrets;
 mod sections;
 mod settings;
 
 pub use error::ConfigError;
+pub use previews::PreviewsConfig;
 pub use sections::{
     Config, DatabaseConfig, LogConfig, ObjectsConfig, RunsConfig, SandboxConfig, SecretsConfig, ServerConfig,
 };

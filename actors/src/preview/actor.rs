@@ -25,6 +25,8 @@ pub struct OpenSession {
     cancel: CancellationToken,
     in_flight: AtomicUsize,
     pin: RwLock<Pin>,
+    /// One look-up at a time; whoever waited finds it done.
+    pub(super) looking_up: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Clone)]
@@ -42,7 +44,13 @@ impl OpenSession {
             checked_at: upstream.last_dns_check_at,
             refreshed_once: upstream.dns_refreshed_once,
         };
-        Some(Self { pin: RwLock::new(pin), record, cancel: CancellationToken::new(), in_flight: AtomicUsize::new(0) })
+        Some(Self {
+            pin: RwLock::new(pin),
+            record,
+            cancel: CancellationToken::new(),
+            in_flight: AtomicUsize::new(0),
+            looking_up: tokio::sync::Mutex::new(()),
+        })
     }
 
     /// Fires when the session ends: everything that it granted ends with it.

@@ -12,8 +12,7 @@ use crate::contract::{PreviewSessionId, PreviewSessionState};
 use crate::ports::StoreError;
 use crate::registry::{Alive, PreviewRoster, Registry, StartPreviewActor};
 
-pub use super::actor::OpenSession;
-use super::actor::{Cell, Close, GoneBlind, Open, PreviewActor};
+use super::actor::{Cell, Close, GoneBlind, Open, OpenSession, PreviewActor};
 
 /// Why a session is not open.
 #[derive(Debug, Clone, Error)]

@@ -3,6 +3,7 @@
 
 mod access;
 mod actor;
+mod address;
 mod deps;
 mod handle;
 mod limits;
@@ -14,9 +15,11 @@ mod watch;
 
 pub use access::{AccessError, access_key, invalidate_repo_access, may_see};
 pub(crate) use actor::PreviewActor;
+pub use actor::{InFlight, OpenSession};
+pub use address::{AddressError, checked_address};
 pub use deps::{OriginClaims, OriginSigner, PreviewDeps, PreviewOptions, SigningError};
 pub(crate) use handle::PreviewHandle;
-pub use handle::{LivePreview, OpenError, OpenSession, Previews};
+pub use handle::{LivePreview, OpenError, Previews};
 pub use limits::{LimitPair, PreviewLimits};
 pub use revocation::{RevokeError, revoke, sweep_previews};
 pub(crate) use revocation::{announce, note_closed, stop_command};

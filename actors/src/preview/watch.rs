@@ -9,7 +9,8 @@ use crate::contract::PreviewSessionState;
 use crate::contract::limits::{PREVIEW_REVOCATION_BLIND_MS, PREVIEW_REVOCATION_POLL_MS};
 use crate::run::{Deps, bounded};
 
-use super::handle::{OpenSession, Previews};
+use super::actor::OpenSession;
+use super::handle::Previews;
 use super::revocation::announce;
 
 /// Sessions in one question.
