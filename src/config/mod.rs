@@ -1,11 +1,13 @@
 //! Settings: one table of names, read from a TOML file and the environment (environment last), checked once at
 //! start into typed sections (contract section 13).
 
+mod access;
 mod error;
 mod secrets;
 mod sections;
 mod settings;
 
+pub use access::AccessConfig;
 pub use error::ConfigError;
 pub use sections::{
     Config, DatabaseConfig, LogConfig, ObjectsConfig, RunsConfig, SandboxConfig, SecretsConfig, ServerConfig,

@@ -11,7 +11,7 @@ use crate::evidence::AwsSettings;
 use crate::telemetry::LogFormat;
 
 use super::secrets::read_or_generate;
-use super::{ConfigError, RawSettings};
+use super::{AccessConfig, ConfigError, RawSettings};
 
 /// Everything that the server is told at start.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub struct Config {
     pub secrets: SecretsConfig,
     /// Sandboxes.
     pub sandbox: SandboxConfig,
+    /// Who may see previews.
+    pub access: AccessConfig,
     /// Runs.
     pub runs: RunsConfig,
     /// Logs.
@@ -174,6 +176,7 @@ impl Config {
             objects: objects(raw, &data_dir)?,
             secrets,
             sandbox: sandbox(raw)?,
+            access: AccessConfig::from_raw(raw)?,
             runs: runs(raw)?,
             log: LogConfig::from_raw(raw)?,
             data_dir,
