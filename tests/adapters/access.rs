@@ -45,7 +45,7 @@ impl StandIn {
                     let _ = stream.write_all(&answer).await;
                     if answer.is_empty() {
                         // Says nothing, and does not hang up either.
-                        tokio::time::sleep(Duration::from_secs(60)).await;
+                        tokio::time::sleep(Duration::from_mins(1)).await;
                     }
                 });
             }
