@@ -13,7 +13,7 @@ use runwarden_actors::testing::{FakeSandbox, MemoryEvidence, RecordingObserver, 
 use tokio::sync::watch;
 
 use crate::harness::Database;
-use crate::previews::{bound, session_in};
+use crate::preview_sample::{bound, session_in};
 use crate::sample::{NOW, binding, new_run};
 
 on_both!(

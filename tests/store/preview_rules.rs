@@ -4,7 +4,7 @@ use runwarden_actors::contract::{PreviewSessionState, RunId};
 use runwarden_actors::preview::is_listed;
 
 use crate::harness::Database;
-use crate::previews::{bound, session_in};
+use crate::preview_sample::{bound, session_in};
 use crate::sample::uuid;
 
 on_both!(
