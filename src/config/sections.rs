@@ -11,7 +11,7 @@ use crate::evidence::AwsSettings;
 use crate::telemetry::LogFormat;
 
 use super::secrets::read_or_generate;
-use super::{ConfigError, PreviewsConfig, RawSettings};
+use super::{AccessConfig, ConfigError, PreviewsConfig, RawSettings};
 
 /// Everything that the server is told at start.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub struct Config {
     pub sandbox: SandboxConfig,
     /// Previews.
     pub previews: PreviewsConfig,
+    /// Who may see previews.
+    pub access: AccessConfig,
     /// Runs.
     pub runs: RunsConfig,
     /// Logs.
@@ -177,6 +179,7 @@ impl Config {
             secrets,
             sandbox: sandbox(raw)?,
             previews: PreviewsConfig::from_raw(raw)?,
+            access: AccessConfig::from_raw(raw)?,
             runs: runs(raw)?,
             log: LogConfig::from_raw(raw)?,
             data_dir,

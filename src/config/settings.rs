@@ -111,6 +111,14 @@ pub const SETTINGS: &[Setting] = &[
     setting("LIMIT_EXCHANGE_IP", "240/60", "Exchanges of an address: in a minute / in 10 s."),
     setting("LIMIT_PROXY_SESSION", "1200/240", "Proxied requests of a preview: in a minute / in 10 s."),
     setting("LIMIT_PROXY_IP", "3600/600", "Proxied requests of an address: in a minute / in 10 s."),
+    setting(
+        "ACCESS_SOURCE",
+        "owner",
+        "Who may see a repository's previews: `owner` (the user that the run belongs to), `github` (collaborators), \
+         an http or https URL of the host application, or `static:FILE` for development.",
+    ),
+    secret("GITHUB_TOKEN", "(none)", "Token for GitHub's API; required by `ACCESS_SOURCE=github`."),
+    setting("GITHUB_API_URL", "https://api.github.com", "Base of GitHub's API, for GitHub Enterprise."),
     setting("ROLLOUT_PHASE", "internal", "Frozen into each run: `internal`, `beta` or `general`."),
     setting("RUN_SILENCE_TIMEOUT_SECONDS", "21600", "Silence after which an active run is ended, 60 to 2592000 s."),
     setting(

@@ -1,4 +1,5 @@
-//! The adapters of the ports `Coordination`, `EvidenceStore` and `Sandbox`, each against the real thing.
+//! The adapters of the ports `Coordination`, `EvidenceStore`, `Names`, `RepoAccess` and `Sandbox`, each against the real
+//! thing; only foreign HTTP and the name server are stand-ins.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[path = "../support/docker.rs"]
@@ -8,9 +9,11 @@ mod redis_server;
 #[path = "../support/s3.rs"]
 mod s3_server;
 
+mod access;
 mod coordination;
 mod evidence;
 mod git_repository;
+mod names;
 mod sandbox_docker;
 mod sandbox_process;
 mod sandbox_router;

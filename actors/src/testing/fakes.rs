@@ -62,11 +62,13 @@ impl IdSource for TestIds {
     }
 }
 
-/// Leases and counters in memory, without time: a lease lasts until it is released, a window never ends.
+/// Leases, counters and announced revocations in memory, without time: a lease lasts until it is released, a window
+/// never ends.
 #[derive(Debug, Default)]
 pub struct TestCoordination {
     leases: Mutex<HashMap<String, String>>,
     counts: Mutex<HashMap<String, u32>>,
+    revocations: Mutex<HashMap<PreviewSessionId, i64>>,
 }
 
 #[async_trait]
@@ -106,7 +108,7 @@ impl Leases for TestCoordination {
 }
 
 fn not_faked<T>() -> Result<T, CoordinationError> {
-    Err(CoordinationError("this fake knows leases and counters only; use the embedded adapter".into()))
+    Err(CoordinationError("this fake does not know it; use the embedded adapter".into()))
 }
 
 #[async_trait]
@@ -164,12 +166,16 @@ impl PreviewGate for TestCoordination {
         not_faked()
     }
 
-    async fn announce_revocation(&self, _: PreviewSessionId, _: i64, _: u64) -> Result<(), CoordinationError> {
-        not_faked()
+    async fn announce_revocation(&self, id: PreviewSessionId, version: i64, _: u64) -> Result<(), CoordinationError> {
+        let mut revocations = locked(&self.revocations);
+        let known = revocations.entry(id).or_insert(version);
+        *known = version.max(*known);
+        Ok(())
     }
 
-    async fn revocations(&self, _: &[PreviewSessionId]) -> Result<Vec<Option<i64>>, CoordinationError> {
-        not_faked()
+    async fn revocations(&self, ids: &[PreviewSessionId]) -> Result<Vec<Option<i64>>, CoordinationError> {
+        let revocations = locked(&self.revocations);
+        Ok(ids.iter().map(|id| revocations.get(id).copied()).collect())
     }
 }
 

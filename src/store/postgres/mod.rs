@@ -1,5 +1,6 @@
 //! Postgres: production, any number of servers on one database.
 
+mod closing;
 mod commit;
 mod connection;
 mod effects;

@@ -1,5 +1,6 @@
 //! SQLite: one server, in its data directory.
 
+mod closing;
 mod commit;
 mod connection;
 mod effects;
