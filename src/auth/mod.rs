@@ -9,8 +9,3 @@ pub use client_ip::{ClientIp, client_ip};
 pub use crypto::install_crypto;
 pub use daemon_token::{DaemonClaims, DaemonTokens, TokenError};
 pub use secrets::{SharedSecret, random_secret};
-
-/// Placeholder until cookies are here.
-pub fn is_preview_cookie(name: &str) -> bool {
-    name.contains("runwarden_preview")
-}

@@ -108,6 +108,15 @@ impl ProxiedBody {
     }
 }
 
+impl ProxiedBody {
+    /// For an answer that has no body: its connection is free again.
+    pub fn finish(mut self) {
+        if let Some(checkout) = self.checkout.take() {
+            checkout.give_back();
+        }
+    }
+}
+
 impl MessageBody for ProxiedBody {
     type Error = BodyEnded;
 

@@ -1,5 +1,6 @@
 //! The preview proxy (section 5): the phases that a request walks through, and the bytes behind them.
 //!
+//! - [`proxy`]: the phases, in order
 //! - [`path`]: which paths are forwarded
 //! - [`headers`]: which headers cross, and how they are rewritten
 //! - [`forward`]: connections to upstreams, each session's own
@@ -13,8 +14,12 @@ pub mod forward;
 pub mod headers;
 pub mod path;
 mod probe;
+mod route;
+mod services;
 mod slot;
 pub mod websocket;
 
 pub use probe::HealthProbe;
+pub use route::{Asked, proxy};
+pub use services::PreviewServices;
 pub use slot::Slot;

@@ -25,10 +25,15 @@ pub struct Tunnel {
     revoked: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Ends the client's half with this one.
     _other_half: tokio_util::sync::DropGuard,
-    _held: Held,
+    held: Held,
 }
 
 impl Tunnel {
+    /// Keeps the slot for as long as the tunnel lives.
+    pub fn keep(&mut self) {
+        self.held.slot.keep();
+    }
+
     /// Joins both halves; the client's runs on this worker until either ends.
     pub fn join(upgraded: Upgraded, payload: Payload, session_ended: &CancellationToken, held: Held) -> Self {
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
@@ -39,7 +44,7 @@ impl Tunnel {
             limit: Limit::idle(),
             revoked: Box::pin(session_ended.clone().cancelled_owned()),
             _other_half: ended.drop_guard(),
-            _held: held,
+            held,
         }
     }
 }

@@ -30,14 +30,21 @@ pub async fn may_see(deps: &PreviewDeps, question: AccessQuestion<'_>) -> Result
     let key = access_key(&deps.options.environment, question.user_id, question.repo_full_name);
     match deps.run.coordination.remembered_access(&key).await? {
         RememberedAccess::Known(allowed) => Ok(allowed),
-        RememberedAccess::Unknown { generation } => {
-            let allowed = deps.access.may_see(question).await?;
-            let seconds =
-                if allowed { ACCESS_TTL_SECONDS.min(PREVIEW_SESSION_SECONDS) } else { ACCESS_NEGATIVE_TTL_SECONDS };
-            deps.run.coordination.remember_access(&key, allowed, generation, seconds * 1000).await?;
-            Ok(allowed)
-        }
+        RememberedAccess::Unknown { generation } => remember_access_now(deps, question, generation).await,
     }
+}
+
+/// Asks the source and remembers its answer, unless it was forgotten meanwhile.
+pub async fn remember_access_now(
+    deps: &PreviewDeps,
+    question: AccessQuestion<'_>,
+    generation: u64,
+) -> Result<bool, AccessError> {
+    let key = access_key(&deps.options.environment, question.user_id, question.repo_full_name);
+    let allowed = deps.access.may_see(question).await?;
+    let seconds = if allowed { ACCESS_TTL_SECONDS.min(PREVIEW_SESSION_SECONDS) } else { ACCESS_NEGATIVE_TTL_SECONDS };
+    deps.run.coordination.remember_access(&key, allowed, generation, seconds * 1000).await?;
+    Ok(allowed)
 }
 
 /// Forgets what is remembered of a user's access. The only way to do so.

@@ -13,7 +13,7 @@ mod start;
 mod state;
 mod watch;
 
-pub use access::{AccessError, access_key, invalidate_repo_access, may_see};
+pub use access::{AccessError, access_key, invalidate_repo_access, may_see, remember_access_now};
 pub(crate) use actor::PreviewActor;
 pub use actor::{InFlight, OpenSession};
 pub use address::{AddressError, checked_address};
@@ -21,7 +21,7 @@ pub use deps::{OriginClaims, OriginSigner, PreviewDeps, PreviewOptions, SigningE
 pub(crate) use handle::PreviewHandle;
 pub use handle::{LivePreview, OpenError, Previews};
 pub use limits::{LimitPair, PreviewLimits};
-pub use revocation::{RevokeError, revoke, sweep_previews};
+pub use revocation::{RevokeError, announce_session, preview_dimensions, revoke, sweep_previews};
 pub(crate) use revocation::{announce, note_closed, stop_command};
 pub use start::{StartError, StartPreview, begin, bring_up};
 pub use state::{TRANSITIONS, is_listed, sources_of};

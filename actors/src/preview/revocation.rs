@@ -1,11 +1,13 @@
 //! How sessions end before their time, and how everybody learns of it (section 5, revocation).
 
 use crate::contract::limits::{PREVIEW_CLOCK_SKEW_SECONDS, PREVIEW_SESSION_SECONDS};
-use crate::contract::{AccessInvalidation, PreviewSessionState};
+use uuid::Uuid;
+
+use crate::contract::{AccessInvalidation, PreviewSessionId, PreviewSessionState};
 use crate::ports::store::{ClosedPreview, PreviewSession, RevocationScope, StoreError};
 use crate::ports::{Coordination, CoordinationError, Observer, PreviewDimensions, SandboxTarget};
 
-use crate::run::Deps;
+use crate::run::{Deps, bounded};
 
 use super::access::invalidate_repo_access;
 use super::deps::PreviewDeps;
@@ -21,6 +23,11 @@ const ANNOUNCED_FOR_MS: u64 = (PREVIEW_SESSION_SECONDS + 2 * PREVIEW_CLOCK_SKEW_
 
 /// What an event about the session says.
 pub(super) fn dimensions(session: &PreviewSession) -> PreviewDimensions<'_> {
+    preview_dimensions(session, None)
+}
+
+/// What an event about the session, and about one proxied request of it, says.
+pub fn preview_dimensions(session: &PreviewSession, proxy_req_id: Option<Uuid>) -> PreviewDimensions<'_> {
     PreviewDimensions {
         preview_session_id: session.id,
         run_id: session.run_id,
@@ -30,7 +37,7 @@ pub(super) fn dimensions(session: &PreviewSession) -> PreviewDimensions<'_> {
         repo_full_name: &session.repo_full_name,
         codesandbox_id: &session.codesandbox_id,
         sandbox_provider: session.sandbox_provider,
-        proxy_req_id: None,
+        proxy_req_id,
     }
 }
 
@@ -42,10 +49,18 @@ pub(super) fn target(session: &PreviewSession, repo_dir: Option<String>) -> Sand
 /// Tells every server the version; those with live requests cut them at their next look.
 pub(crate) async fn announce(
     coordination: &dyn Coordination,
-    session: crate::contract::PreviewSessionId,
+    session: PreviewSessionId,
     version: i64,
 ) -> Result<(), CoordinationError> {
     coordination.announce_revocation(session, version, ANNOUNCED_FOR_MS).await
+}
+
+/// Tells every server the version that the database has: the coordination store has forgotten it, or never knew.
+pub async fn announce_session(deps: &Deps, session: PreviewSessionId) -> Result<(), RevokeError> {
+    let row = bounded(deps.store.load_preview(session)).await?;
+    // Without a row there is nothing that could be let in: the highest version lets nobody.
+    let version = row.map_or(i64::MAX, |row| row.revocation_version);
+    Ok(announce(deps.coordination.as_ref(), session, version).await?)
 }
 
 /// Emits an event for each step of a closing, in order.
