@@ -9,6 +9,8 @@ mod redis_server;
 mod s3_server;
 
 mod coordination;
+mod coordination_keys;
+mod coordination_previews;
 mod evidence;
 mod git_repository;
 mod sandbox_docker;
