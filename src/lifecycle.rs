@@ -49,8 +49,8 @@ pub enum StartError {
         /// Why.
         error: StoreError,
     },
-    /// Redis.
-    #[error("REDIS_URL: {0}")]
+    /// Redis, or the embedded file.
+    #[error("the coordination store does not open: {0}")]
     Coordination(String),
     /// A setting that only its adapter can judge.
     #[error("{0}")]
@@ -111,9 +111,15 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
 }
 
 /// Opens the coordination store that the settings name.
-pub fn open_coordination(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Coordination>, StartError> {
+pub async fn open_coordination(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Coordination>, StartError> {
     match &config.redis_url {
-        None => Ok(Arc::new(EmbeddedCoordination::new(Arc::clone(clock)))),
+        None => {
+            make_folder(&config.data_dir)?;
+            let embedded = EmbeddedCoordination::open(Arc::clone(clock), &config.data_dir)
+                .await
+                .map_err(|error| StartError::Coordination(error.0))?;
+            Ok(Arc::new(embedded))
+        }
         Some(url) => {
             let redis = RedisCoordination::new(url.expose_secret())
                 .map_err(|error| StartError::Coordination(error.to_string()))?;
@@ -202,7 +208,7 @@ impl Application {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ids: Arc<dyn IdSource> = Arc::new(SystemIds);
         let store = open_store(config).await?;
-        let coordination = open_coordination(config, &clock)?;
+        let coordination = open_coordination(config, &clock).await?;
         let evidence = open_objects(config)?;
         Ok(Deps::new(
             store,

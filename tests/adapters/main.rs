@@ -11,6 +11,8 @@ mod s3_server;
 
 mod access;
 mod coordination;
+mod coordination_keys;
+mod coordination_previews;
 mod evidence;
 mod git_repository;
 mod names;
