@@ -11,6 +11,8 @@ use runwarden_actors::preview::pin::Networks;
 const VERCEL: &str = "x-vercel-ip";
 /// Set by most proxies: client, then each proxy that it passed.
 const FORWARDED_FOR: &str = "x-forwarded-for";
+/// Set by most proxies: the scheme of the browser's connection.
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
 /// Entries of a list that are looked at, from its end.
 const HOPS_MAX: usize = 32;
 
@@ -27,6 +29,15 @@ pub struct ClientIp {
 pub fn client_ip(request: &HttpRequest, trusted: &Networks) -> Option<ClientIp> {
     let peer = request.peer_addr()?.ip().to_canonical();
     Some(from_headers(peer, request.headers(), trusted))
+}
+
+/// Whether the browser's own connection is TLS: a trusted proxy says so, nobody else.
+pub fn over_tls(request: &HttpRequest, trusted: &Networks) -> bool {
+    let peer = request.peer_addr().map(|peer| peer.ip().to_canonical());
+    let said = request.headers().get(FORWARDED_PROTO).and_then(|value| value.to_str().ok());
+    // The first of a list is what the proxy that the browser spoke to has seen.
+    let first = said.and_then(|list| list.split(',').next()).map(str::trim);
+    peer.is_some_and(|peer| trusted.contains(peer)) && first.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
 }
 
 fn from_headers(peer: IpAddr, headers: &HeaderMap, trusted: &Networks) -> ClientIp {

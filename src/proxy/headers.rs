@@ -6,6 +6,8 @@ use runwarden_actors::contract::OpenMode;
 use runwarden_actors::ports::AuthHeader;
 use runwarden_actors::ports::store::PreviewUpstream;
 
+use crate::auth::cookies::without_ours;
+
 /// Client's headers that reach an upstream as they are.
 const FORWARDED: [client::HeaderName; 8] = [
     client::ACCEPT,
@@ -311,9 +313,8 @@ fn own_cookie(value: &[u8]) -> Option<Vec<u8>> {
     let mut parts = text.split(';');
     let first = parts.next()?;
     let name = first.split('=').next()?.trim();
-    if crate::auth::is_preview_cookie(name) {
-        return None;
-    }
+    // What our own parser would take out of a request may not be set by an app either.
+    without_ours(&format!("{name}="))?;
     let kept: Vec<&str> = std::iter::once(first)
         .chain(parts.filter(|part| {
             let attribute = part.split('=').next().unwrap_or_default().trim();

@@ -20,6 +20,7 @@ mod slot;
 pub mod websocket;
 
 pub use probe::HealthProbe;
-pub use route::{Asked, proxy};
+pub use headers::Routing;
+pub use route::{Asked, check_cookie, proxy};
 pub use services::PreviewServices;
 pub use slot::Slot;

@@ -28,7 +28,8 @@ use super::path::check_path;
 use super::services::PreviewServices;
 use super::slot::Slot;
 use super::websocket::Tunnel;
-use crate::auth::{Bound as _, CookieScope, client_ip, session_tokens, without_ours};
+use crate::auth::cookies::{CookieScope, session_tokens, without_ours};
+use crate::auth::{Bound as _, client_ip};
 use crate::http::ApiError;
 
 /// Times that the gate is asked again after what it lacked was found.
@@ -90,7 +91,7 @@ async fn walk(
         ApiError::new(ErrorCode::ProxyPathDenied, error.to_string())
     })?;
     let open = opened?;
-    let who = check_cookie(services, request, asked, &open).await;
+    let who = check_cookie(services, request, asked.cookie_scope, &open).await;
     let revocation_version = who.inspect_err(|error| {
         if let Some(reason) = error.security_reason() {
             denied(Some(&open), reason);
@@ -130,17 +131,17 @@ async fn walk(
     forward(request, asked, &open, held, &destination, &crossing, body, deadline).await
 }
 
-/// Cookie, binding, and the version that it carries.
-async fn check_cookie(
+/// Checks the session's cookie and its binding, and says which revocation version it carries.
+pub async fn check_cookie(
     services: &PreviewServices,
     request: &HttpRequest,
-    asked: &Asked<'_>,
+    scope: CookieScope,
     open: &OpenSession,
 ) -> Result<i64, ApiError> {
     let binding = open.record.binding();
     let mut refused = ApiError::without_credential("this preview is open to people who were let in; there is no cookie of it");
     let lines = request.headers().get_all(header::COOKIE).filter_map(|value| value.to_str().ok());
-    for token in lines.flat_map(|line| session_tokens(asked.cookie_scope, line)) {
+    for token in lines.flat_map(|line| session_tokens(scope, line)) {
         match services.tokens.verify_cookie(token).await {
             Ok(claims) => match claims.check_binding(&binding) {
                 Ok(()) if claims.revocation_version < open.record.revocation_version => {
@@ -310,20 +311,18 @@ async fn forward(
             return Err(ApiError::new(ErrorCode::Revoked, "the preview session ended"));
         }
     };
-    let (mut response, checkout) = match sent {
-        Ok(sent) => sent?,
-        Err(_) => {
-            let message = format!("the upstream did not answer within {PROXY_HTTP_TIMEOUT_MS} ms");
-            return Err(ApiError::new(ErrorCode::UpstreamTimeout, message));
-        }
+    let late = |_| {
+        let message = format!("the upstream did not answer within {PROXY_HTTP_TIMEOUT_MS} ms");
+        ApiError::new(ErrorCode::UpstreamTimeout, message)
     };
+    let (mut response, checkout) = sent.map_err(late)??;
     if response.status() == hyper::StatusCode::SWITCHING_PROTOCOLS {
         let Some(payload) = tunnel else {
             return Err(unreachable_upstream("it switched protocols without being asked"));
         };
         let upgraded = hyper::upgrade::on(&mut response).await;
         let upgraded = upgraded.map_err(|error| unreachable_upstream(&error.to_string()))?;
-        return switched(response, Tunnel::join(upgraded, payload, open.cancelled(), held), crossing);
+        return switched(&response, Tunnel::join(upgraded, payload, open.cancelled(), held), crossing);
     }
     answer(response, checkout, open, held, crossing, deadline)
 }
@@ -337,13 +336,13 @@ fn leads_away() -> ApiError {
 }
 
 fn switched(
-    response: hyper::Response<Incoming>,
+    response: &hyper::Response<Incoming>,
     mut tunnel: Tunnel,
     crossing: &Crossing<'_>,
 ) -> Result<HttpResponse, ApiError> {
     let mut builder = HttpResponse::build(StatusCode::SWITCHING_PROTOCOLS);
     builder.upgrade("websocket");
-    copy_headers(&response, crossing, false, &mut builder)?;
+    copy_headers(response, crossing, false, &mut builder)?;
     tunnel.keep();
     Ok(builder.body(tunnel))
 }

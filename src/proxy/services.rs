@@ -31,8 +31,11 @@ pub struct PreviewServices {
     pub tokens: PreviewTokens,
     /// Settings.
     pub settings: Arc<PreviewsConfig>,
-    flags: Arc<Mutex<HashMap<(UserId, RepoFullName), (bool, Instant)>>>,
+    flags: Arc<Mutex<Flags>>,
 }
+
+/// Live flags, and when they were read.
+type Flags = HashMap<(UserId, RepoFullName), (bool, Instant)>;
 
 impl PreviewServices {
     /// With these.
@@ -44,17 +47,16 @@ impl PreviewServices {
     pub async fn require_live(&self, user: &UserId, repo: &RepoFullName) -> Result<(), ApiError> {
         let key = (user.clone(), repo.clone());
         let known = self.flags.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
-        let on = match known.filter(|(_, since)| since.elapsed() < FLAG_FOR) {
-            Some((on, _)) => on,
-            None => {
-                let on = flag(&self.deps.run, FeatureFlag::SandboxPreview, user, repo).await?;
-                let mut flags = self.flags.lock().unwrap_or_else(PoisonError::into_inner);
-                if flags.len() >= FLAGS_MAX {
-                    flags.clear();
-                }
-                flags.insert(key, (on, Instant::now()));
-                on
+        let on = if let Some((on, _)) = known.filter(|(_, since)| since.elapsed() < FLAG_FOR) {
+            on
+        } else {
+            let on = flag(&self.deps.run, FeatureFlag::SandboxPreview, user, repo).await?;
+            let mut flags = self.flags.lock().unwrap_or_else(PoisonError::into_inner);
+            if flags.len() >= FLAGS_MAX {
+                flags.clear();
             }
+            flags.insert(key, (on, Instant::now()));
+            on
         };
         if on { Ok(()) } else { Err(ApiError::new(ErrorCode::NotFound, "previews are switched off")) }
     }

@@ -58,14 +58,12 @@ impl PreviewLimits {
         vec![a, b, c, d]
     }
 
-    /// The windows of an exchange.
-    pub fn exchange(&self, user: &UserId, ip: &str) -> Vec<LimitWindow> {
-        let [a, b] = windows("exchange", Limiter::User, user.as_str(), self.exchange_user);
-        let [c, d] = windows("exchange", Limiter::Ip, ip, self.exchange_ip);
-        vec![a, b, c, d]
+    /// The windows of an exchange, once its user is known.
+    pub fn exchange_user(&self, user: &UserId) -> Vec<LimitWindow> {
+        windows("exchange", Limiter::User, user.as_str(), self.exchange_user).into()
     }
 
-    /// The windows of an exchange whose user is not known yet.
+    /// The windows of an exchange before its token is looked at.
     pub fn exchange_ip(&self, ip: &str) -> Vec<LimitWindow> {
         windows("exchange", Limiter::Ip, ip, self.exchange_ip).into()
     }
