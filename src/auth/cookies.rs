@@ -216,7 +216,8 @@ mod tests {
                 Iframe,
                 false,
                 "__Host-rw_preview=; Path=/; Max-Age=0; HttpOnly; Secure; SameSite=Lax".to_owned(),
-                "__Host-rw_preview_frame=T; Path=/; Max-Age=1800; HttpOnly; Secure; SameSite=None; Partitioned".to_owned(),
+                "__Host-rw_preview_frame=T; Path=/; Max-Age=1800; HttpOnly; Secure; SameSite=None; Partitioned"
+                    .to_owned(),
             ),
             (
                 PLAIN,
@@ -240,7 +241,8 @@ mod tests {
 
     #[test]
     fn our_cookies_are_found_under_exactly_their_names() {
-        let header = "a=b; rw_preview=tab;rw_preview_frame= frame ; __Host-rw_preview=host; rw_previews=x; rw_preview=; =y";
+        let header =
+            "a=b; rw_preview=tab;rw_preview_frame= frame ; __Host-rw_preview=host; rw_previews=x; rw_preview=; =y";
         assert_eq!(session_tokens(path(), header).collect::<Vec<_>>(), ["tab", "frame"]);
         assert_eq!(session_tokens(PLAIN, header).collect::<Vec<_>>(), ["tab", "frame"]);
         // Without the prefix anybody could have set it.

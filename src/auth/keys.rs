@@ -23,7 +23,7 @@ pub const KEY_RING_STALE: Duration = Duration::from_secs(30);
 /// Pause between two reads that unknown kids or failures ask for.
 const READ_PAUSE: Duration = Duration::from_secs(1);
 /// How often the clocks are compared.
-const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
+const CLOCK_INTERVAL: Duration = Duration::from_mins(1);
 /// [`Rings::drift_ms`] before the clocks were compared for the first time.
 const DRIFT_UNKNOWN: i64 = i64::MIN;
 /// Characters of an unknown kid that are logged.
@@ -68,6 +68,11 @@ impl LoadedKey {
     pub(super) fn kid(&self) -> &str {
         &self.key.kid
     }
+
+    #[cfg(test)]
+    pub(super) fn test() -> Self {
+        Self::new(PreviewKey { kid: "test".into(), secret: [1; 32], created_at: Timestamp::default() })
+    }
 }
 
 /// A ring as it was read.
@@ -87,11 +92,7 @@ impl LoadedRing {
             });
             known.into_iter().find(|known| known.key == key).map_or_else(|| Arc::new(LoadedKey::new(key)), Arc::clone)
         };
-        Self {
-            active: load(ring.active),
-            previous: ring.previous.map(|(key, until)| (load(key), until)),
-            read_at,
-        }
+        Self { active: load(ring.active), previous: ring.previous.map(|(key, until)| (load(key), until)), read_at }
     }
 
     fn keys(&self, store_now: Timestamp) -> impl Iterator<Item = &Arc<LoadedKey>> {

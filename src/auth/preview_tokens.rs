@@ -316,8 +316,9 @@ impl PreviewTokens {
         let kid = header.kid.ok_or(PreviewTokenError::SignatureMismatch)?;
         let key = self.0.keys.verifying_key(T::NAMESPACE, &kid).await?;
         let key = key.ok_or(PreviewTokenError::SignatureMismatch)?;
-        let payload =
-            jsonwebtoken::decode::<Payload<T>>(token, &key.decoding, &validation(T::NAMESPACE)).map_err(mismatch)?.claims;
+        let payload = jsonwebtoken::decode::<Payload<T>>(token, &key.decoding, &validation(T::NAMESPACE))
+            .map_err(mismatch)?
+            .claims;
         let life = payload.exp.saturating_sub(payload.iat);
         let allowed = i64::try_from(T::NAMESPACE.life_seconds()).unwrap_or(i64::MAX);
         if !(1..=allowed).contains(&life) || !payload.claims.is_sound() {

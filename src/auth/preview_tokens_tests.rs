@@ -22,7 +22,9 @@ use tokio::time::advance;
 use uuid::Uuid;
 
 use super::PreviewTokenError::{BindingMismatch, Expired, SignatureMismatch, Unavailable};
-use super::{Bound as _, KEY_RING_REFRESH, KEY_RING_STALE, PreviewKeyRings, PreviewTokens, install_crypto, single_use_ms};
+use super::{
+    Bound as _, KEY_RING_REFRESH, KEY_RING_STALE, PreviewKeyRings, PreviewTokens, install_crypto, single_use_ms,
+};
 use crate::coordination::EmbeddedCoordination;
 
 /// The embedded store with a plug that a test can pull.
@@ -502,10 +504,7 @@ async fn without_the_store_there_is_no_key_at_all() {
     house.store.away.store(true, Ordering::SeqCst);
     assert!(house.keys.prepare().await.is_err());
     assert!(matches!(house.tokens.mint_cookie(&binding(), 1, house.in_seconds(60)).await, Err(Unavailable(_))));
-    assert!(matches!(
-        house.tokens.verify_cookie(&sign(Some("k1"), 1, &house.payload())).await,
-        Err(Unavailable(_))
-    ));
+    assert!(matches!(house.tokens.verify_cookie(&sign(Some("k1"), 1, &house.payload())).await, Err(Unavailable(_))));
 }
 
 #[tokio::test(start_paused = true)]

@@ -53,3 +53,37 @@ impl<T> Verified<T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_the_expired_go_first() {
+        let key = Arc::new(LoadedKey::test());
+        let remembered = Verified::<u64>::default();
+        let token = |number: u64, good_until: i64| VerifiedToken {
+            key: Arc::clone(&key),
+            good_from: Timestamp::default(),
+            good_until: Timestamp::from_millis(good_until),
+            claims: Arc::new(number),
+        };
+        let insert = |number: u64, good_until, now| {
+            let hash = Verified::<u64>::hash(&number.to_string());
+            remembered.insert(hash, token(number, good_until), Timestamp::from_millis(now));
+        };
+        for number in 0..REMEMBERED_MAX as u64 {
+            insert(number, if number < 10 { 1000 } else { 100 }, 0);
+        }
+        assert_eq!(remembered.len(), REMEMBERED_MAX);
+        insert(REMEMBERED_MAX as u64, 1000, 500);
+        assert_eq!(remembered.len(), 11);
+        assert_eq!(remembered.get(&Verified::<u64>::hash("3")).map(|token| *token.claims), Some(3));
+        for number in 0..REMEMBERED_MAX as u64 {
+            insert(number, 10_000, 500);
+        }
+        // Nothing has expired: all go rather than none.
+        insert(u64::MAX, 10_000, 500);
+        assert!(remembered.len() < REMEMBERED_MAX);
+    }
+}

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use runwarden::coordination::{EmbeddedCoordination, RedisCoordination};
 use runwarden_actors::contract::{Limiter, PreviewSessionId};
 use runwarden_actors::ports::{
-    Admission, Admitted, Coordination, LimitDecision, LimitWindow, RateDecision,
-    RememberedAccess,
+    Admission, Admitted, Coordination, LimitDecision, LimitWindow, RateDecision, RememberedAccess,
 };
 use runwarden_actors::testing::TestClock;
 use uuid::Uuid;
@@ -402,9 +401,8 @@ async fn embedded_counts_time_to_the_millisecond_at_the_gate() {
 async fn embedded_refuses_what_is_too_much_and_counts_none_of_it() {
     let clock = Arc::new(TestClock::default());
     let store: Arc<dyn Coordination> = Arc::new(EmbeddedCoordination::with_capacity(clock.clone(), 3));
-    let windows = |name: &str| {
-        ["a", "b"].map(|letter| window(&format!("{name}:{letter}"), Limiter::User, 9, 60_000)).to_vec()
-    };
+    let windows =
+        |name: &str| ["a", "b"].map(|letter| window(&format!("{name}:{letter}"), Limiter::User, 9, 60_000)).to_vec();
     store.count_all(&windows("first")).await.unwrap();
     assert!(store.count_all(&windows("second")).await.is_err());
     // Neither of the two was counted: there is room for exactly one more.
