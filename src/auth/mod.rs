@@ -5,9 +5,9 @@ pub mod cookies;
 mod crypto;
 mod daemon_token;
 mod keys;
-mod preview_tokens;
 #[cfg(test)]
-mod preview_tokens_tests;
+mod preview_tests;
+mod preview_tokens;
 mod secrets;
 mod verified;
 
