@@ -6,6 +6,8 @@ pub mod cookies;
 mod crypto;
 mod daemon_token;
 mod keys;
+#[cfg(test)]
+mod preview_tests;
 mod preview_tokens;
 mod secrets;
 mod verified;

@@ -36,7 +36,11 @@ impl State {
     }
 
     /// The window that is full for the longest; and how many of the others are new.
-    fn fullest(&mut self, windows: &[LimitWindow], now: Timestamp) -> Result<(LimitDecision, usize), CoordinationError> {
+    fn fullest(
+        &mut self,
+        windows: &[LimitWindow],
+        now: Timestamp,
+    ) -> Result<(LimitDecision, usize), CoordinationError> {
         let (mut decision, mut longest, mut fresh) = (LimitDecision::Allowed, 0, 0);
         for window in windows {
             let (used, left) = match self.entries.live(window.key.as_str(), now) {

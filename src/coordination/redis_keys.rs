@@ -1,7 +1,7 @@
 //! The preview keys in Redis: `…:{namespace}:active_kid`, `…:prev_kid` with its end, and `…:{kid}` with the secret.
 
 use async_trait::async_trait;
-use redis::{ScriptInvocation, Value};
+use redis::{Script, ScriptInvocation, Value};
 use runwarden_actors::contract::names::KEY_PREVIEW_KEYS;
 use runwarden_actors::contract::{KeyNamespace, Timestamp};
 use runwarden_actors::ports::{CoordinationError, KeyRing, PreviewKey, PreviewKeys};
@@ -34,7 +34,9 @@ fn from_json(kid: String, json: &[u8]) -> Result<PreviewKey, CoordinationError> 
 }
 
 fn lost() -> CoordinationError {
-    CoordinationError("the active preview key has lost its secret in Redis; `runwarden keys rotate` makes a new one".into())
+    CoordinationError(
+        "the active preview key has lost its secret in Redis; `runwarden keys rotate` makes a new one".into(),
+    )
 }
 
 /// The client's own conversion would repeat a value that it cannot read in its error.
@@ -57,26 +59,23 @@ fn ring(answer: Value) -> Result<KeyRing, CoordinationError> {
     Ok(KeyRing { active, previous })
 }
 
-impl RedisCoordination {
-    /// A script with the keys, the prefix and `key`, as all of them begin.
-    fn about<'a>(
-        &self,
-        script: &'a redis::Script,
-        namespace: KeyNamespace,
-        key: &PreviewKey,
-    ) -> Result<ScriptInvocation<'a>, CoordinationError> {
-        check_key(key)?;
-        let prefix = format!("{KEY_PREVIEW_KEYS}:{namespace}:");
-        let mut script = script.key(format!("{prefix}active_kid"));
-        script.key(format!("{prefix}prev_kid")).arg(prefix).arg(&key.kid).arg(to_json(key)?);
-        Ok(script)
-    }
+/// A script with the keys, the prefix and `key`, as all of them begin.
+fn about<'a>(
+    script: &'a Script,
+    namespace: KeyNamespace,
+    key: &PreviewKey,
+) -> Result<ScriptInvocation<'a>, CoordinationError> {
+    check_key(key)?;
+    let prefix = format!("{KEY_PREVIEW_KEYS}:{namespace}:");
+    let mut script = script.key(format!("{prefix}active_kid"));
+    script.key(format!("{prefix}prev_kid")).arg(prefix).arg(&key.kid).arg(to_json(key)?);
+    Ok(script)
 }
 
 #[async_trait]
 impl PreviewKeys for RedisCoordination {
     async fn key_ring(&self, namespace: KeyNamespace, candidate: &PreviewKey) -> Result<KeyRing, CoordinationError> {
-        ring(self.call(&self.about(&self.previews.key_ring, namespace, candidate)?).await?)
+        ring(self.call(&about(&self.previews.key_ring, namespace, candidate)?).await?)
     }
 
     async fn rotate_key(
@@ -86,7 +85,7 @@ impl PreviewKeys for RedisCoordination {
         grace_ms: u64,
     ) -> Result<KeyRing, CoordinationError> {
         let grace = check_span("a key's grace", grace_ms)?;
-        ring(self.call(self.about(&self.previews.rotate, namespace, fresh)?.arg(grace)).await?)
+        ring(self.call(about(&self.previews.rotate, namespace, fresh)?.arg(grace)).await?)
     }
 
     async fn revoke_key(
@@ -98,7 +97,7 @@ impl PreviewKeys for RedisCoordination {
         if !is_kid(kid) {
             return Ok(None);
         }
-        match self.call(self.about(&self.previews.revoke, namespace, fresh)?.arg(kid)).await? {
+        match self.call(about(&self.previews.revoke, namespace, fresh)?.arg(kid)).await? {
             Value::Nil => Ok(None),
             answer => ring(answer).map(Some),
         }

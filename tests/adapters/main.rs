@@ -12,6 +12,7 @@ mod s3_server;
 mod access;
 mod coordination;
 mod coordination_keys;
+mod coordination_limits;
 mod coordination_previews;
 mod evidence;
 mod git_repository;
