@@ -13,6 +13,7 @@ pub mod demo;
 pub mod evidence;
 pub mod http;
 pub mod lifecycle;
+pub mod outbound;
 pub mod sandbox;
 pub mod store;
 pub mod telemetry;

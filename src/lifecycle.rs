@@ -26,7 +26,8 @@ use crate::config::{Config, DatabaseConfig, ObjectsConfig};
 use crate::coordination::{EmbeddedCoordination, RedisCoordination};
 use crate::evidence::ObjectEvidence;
 use crate::http::{AppState, configure};
-use crate::sandbox::{DockerSandbox, ProcessSandbox, Sandboxes};
+use crate::outbound::OutboundClient;
+use crate::sandbox::{DaytonaSandbox, DockerSandbox, ProcessSandbox, Sandboxes};
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::telemetry::{TelemetryObserver, install_metrics};
@@ -138,7 +139,10 @@ pub fn open_sandboxes(config: &Config) -> Result<Sandboxes, StartError> {
         None => None,
         Some(root) => Some(ProcessSandbox::new(root).map_err(|error| StartError::Setting(error.to_string()))?),
     };
-    Ok(Sandboxes::new(docker, process))
+    let daytona = OutboundClient::new()
+        .and_then(|client| DaytonaSandbox::new(config.sandbox.daytona.clone(), client))
+        .map_err(StartError::Setting)?;
+    Ok(Sandboxes::new(docker, process, daytona))
 }
 
 /// The Docker engine; nothing is asked of it yet.

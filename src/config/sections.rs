@@ -8,6 +8,7 @@ use runwarden_actors::contract::RolloutPhase;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::evidence::AwsSettings;
+use crate::sandbox::DaytonaSettings;
 use crate::telemetry::LogFormat;
 
 use super::secrets::read_or_generate;
@@ -109,6 +110,8 @@ pub struct SandboxConfig {
     pub docker_host: String,
     /// Root of the process provider; refused where there is none.
     pub process_root: Option<PathBuf>,
+    /// Daytona.
+    pub daytona: DaytonaSettings,
 }
 
 /// Runs.
@@ -300,7 +303,43 @@ fn sandbox(raw: &RawSettings) -> Result<SandboxConfig, ConfigError> {
                 .ok_or_else(|| raw.invalid("PROCESS_SANDBOX_ROOT", "an existing folder"))?,
         ),
     };
-    Ok(SandboxConfig { docker_host, process_root })
+    Ok(SandboxConfig { docker_host, process_root, daytona: daytona(raw)? })
+}
+
+fn daytona(raw: &RawSettings) -> Result<DaytonaSettings, ConfigError> {
+    let api_url = raw.get("DAYTONA_API_URL").unwrap_or("https://app.daytona.io/api").to_owned();
+    let url = reqwest::Url::parse(&api_url).ok();
+    // The key is sent there.
+    let safe = url.is_some_and(|url| match url.scheme() {
+        "https" => url.username().is_empty() && url.password().is_none(),
+        "http" => matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")),
+        _ => false,
+    });
+    if !safe {
+        return Err(raw.invalid("DAYTONA_API_URL", "`https://host/path`, or `http://` on localhost"));
+    }
+    let word = |name: &'static str| match raw.get(name) {
+        Some(value) if value.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Some(value.to_owned())),
+        Some(_) => Err(raw.invalid(name, "printable ASCII without spaces")),
+        None => Ok(None),
+    };
+    let suffixes = raw.get("DAYTONA_PREVIEW_SUFFIX").unwrap_or(".daytonaproxy01.net,.daytonaproxy01.eu");
+    let suffixes: Vec<_> = suffixes.split(',').map(|suffix| suffix.trim().to_ascii_lowercase()).collect();
+    // A suffix of one label would trust everybody below a top-level domain.
+    let domain = |suffix: &String| {
+        let mut labels = suffix.split('.');
+        let letters = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        labels.next() == Some("") && labels.clone().count() >= 2 && labels.all(letters)
+    };
+    if !suffixes.iter().all(domain) {
+        return Err(raw.invalid("DAYTONA_PREVIEW_SUFFIX", "domains with a leading dot, such as `.preview.example.com`"));
+    }
+    Ok(DaytonaSettings {
+        api_url,
+        api_key: word("DAYTONA_API_KEY")?.map(SecretString::from),
+        organization_id: word("DAYTONA_ORGANIZATION_ID")?,
+        preview_suffixes: suffixes,
+    })
 }
 
 fn runs(raw: &RawSettings) -> Result<RunsConfig, ConfigError> {
@@ -358,6 +397,12 @@ mod tests {
             ("LOG_LEVEL", "loud", "a level"),
             ("SHUTDOWN_TIMEOUT_SECONDS", "0", "from 1 to 600"),
             ("ADMIN_TOKEN", "two words", "printable ASCII"),
+            ("DAYTONA_API_URL", "http://daytona.example/api", "https://"),
+            ("DAYTONA_API_URL", "nonsense", "https://"),
+            ("DAYTONA_API_KEY", "two words", "printable ASCII"),
+            ("DAYTONA_PREVIEW_SUFFIX", "preview.example.com", "leading dot"),
+            ("DAYTONA_PREVIEW_SUFFIX", ".com", "leading dot"),
+            ("DAYTONA_PREVIEW_SUFFIX", ".a.example,", "leading dot"),
         ] {
             let error = config(&[(name, value)]).unwrap_err().to_string();
             assert!(error.starts_with(name) && error.contains(words), "{error}");
