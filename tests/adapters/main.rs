@@ -9,11 +9,13 @@ mod redis_server;
 mod s3_server;
 
 mod coordination;
+mod daytona_stand_in;
 mod evidence;
 mod git_repository;
 mod preview_command;
 mod preview_docker;
 mod preview_process;
+mod sandbox_daytona;
 mod sandbox_docker;
 mod sandbox_process;
 mod sandbox_router;

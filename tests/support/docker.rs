@@ -1,6 +1,5 @@
-//! A real Docker engine for a test process: its own `dockerd` in a temporary folder, with a
-//! network only for those who ask for it, and an image
-//! made of this machine's `git` and a static busybox, so that no registry is asked.
+//! A real Docker engine for a test process: its own `dockerd` in a temporary folder, with a network only for those
+//! who ask for one, and an image made of this machine's `git` and a static busybox, so that no registry is asked.
 #![allow(dead_code, reason = "each test binary uses the part that it needs")]
 
 use std::collections::HashMap;

@@ -8,7 +8,9 @@ mod preview;
 #[cfg(test)]
 mod script_tests;
 
-pub(crate) use self::exec::{Exec, ExecAnswer, ExecCall, ExecLimits};
+#[cfg(test)]
+pub(crate) use self::exec::ExecLimits;
+pub(crate) use self::exec::{Exec, ExecAnswer, ExecCall};
 pub(super) use self::files::read_repo_file;
 pub(super) use self::git::{changed_paths, head_sha};
 pub(super) use self::preview::{missing_tools, preview_report, start_preview, stop_preview, tail_text};
