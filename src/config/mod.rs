@@ -1,6 +1,7 @@
 //! Settings: one table of names, read from a TOML file and the environment (environment last), checked once at
 //! start into typed sections (contract section 13).
 
+mod daytona;
 mod error;
 mod secrets;
 mod sections;

@@ -27,7 +27,7 @@ pub struct Fault {
 struct State {
     fault: Option<Fault>,
     preview_url: Option<String>,
-    state: Option<String>,
+    life: Option<String>,
     asked: Vec<String>,
 }
 
@@ -60,7 +60,7 @@ impl Daytona {
     }
 
     pub fn set_state(&self, state: &str) {
-        self.state.lock().unwrap().state = Some(state.to_owned());
+        self.state.lock().unwrap().life = Some(state.to_owned());
     }
 
     /// The request lines since the last call.
@@ -100,7 +100,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, origin: &str) {
             // The real one repeats neither; this one does, to see that nobody passes it on.
             _ if !authorized || !organization => (401, "", json!({"message": format!("not {KEY}")}).to_string()),
             _ => {
-                let (preview, sandbox) = (state.preview_url.clone(), state.state.clone());
+                let (preview, sandbox) = (state.preview_url.clone(), state.life.clone());
                 drop(state);
                 let (status, json) = answer(words[0], words[1], &body, origin, preview, sandbox);
                 (status, "", json.to_string())

@@ -65,7 +65,7 @@ impl Api {
     /// The sandbox, which must run.
     pub(super) async fn running(&self, target: &SandboxTarget) -> Result<SandboxInfo, SandboxError> {
         let id = sandbox_id(target)?;
-        let answer = self.call(Method::GET, self.at(&["sandbox", id])?, None).await?;
+        let answer = self.get(self.at(&["sandbox", id])?).await?;
         let found: SandboxInfo = read(id, &answer)?;
         if found.state == "started" {
             return Ok(found);
@@ -78,7 +78,7 @@ impl Api {
     pub(super) async fn preview_url(&self, target: &SandboxTarget, port: u16) -> Result<PreviewUrl, SandboxError> {
         let id = sandbox_id(target)?;
         let url = self.at(&["sandbox", id, "ports", &port.to_string(), "preview-url"])?;
-        read(id, &self.call(Method::GET, url, None).await?)
+        read(id, &self.get(url).await?)
     }
 
     /// The toolbox of a sandbox: at the address that the API names, or where it was before there was one.
@@ -110,8 +110,8 @@ impl Api {
         let mut url = toolbox.clone();
         extend(&mut url, &["process", "execute"])?;
         let json = json!({"command": line, "timeout": call.limits.time.as_secs().max(1)}).to_string();
-        // Two thirds of base64 are output.
-        let body_max = (call.limits.stdout_bytes + call.limits.stderr_bytes) / 3 * 4 + EXECUTE_OVERHEAD_BYTES;
+        // Base64 writes three bytes as four.
+        let body_max = (call.limits.stdout_bytes + call.limits.stderr_bytes).div_ceil(3) * 4 + EXECUTE_OVERHEAD_BYTES;
         let mut outbound = self.prepare(Method::POST, url)?;
         outbound.json = Some(json);
         outbound.within = call.limits.time + EXECUTE_OVERHEAD;
@@ -134,10 +134,8 @@ impl Api {
         }
     }
 
-    async fn call(&self, method: Method, url: Url, json: Option<String>) -> Result<OutboundAnswer, SandboxError> {
-        let mut call = self.prepare(method, url)?;
-        call.json = json;
-        self.client.send(&call).await.map_err(away)
+    async fn get(&self, url: Url) -> Result<OutboundAnswer, SandboxError> {
+        self.client.send(&self.prepare(Method::GET, url)?).await.map_err(away)
     }
 
     fn prepare(&self, method: Method, url: Url) -> Result<OutboundCall, SandboxError> {

@@ -52,9 +52,8 @@ impl<'a> ExecCall<'a> {
 
     /// A shell script; `args` are its `$1`, `$2` and so on.
     pub fn script(what: &'a str, script: &'a str, args: &[&'a str]) -> Self {
-        let mut argv = vec!["sh", "-c", script, "runwarden"];
-        argv.extend(args);
-        Self::new(what, argv)
+        let words = ["sh", "-c", script, "runwarden"];
+        Self::new(what, words.into_iter().chain(args.iter().copied()).collect())
     }
 }
 

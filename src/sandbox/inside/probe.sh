@@ -1,5 +1,5 @@
 # $1 is the repository's folder. Prints a line for each thing that a preview needs and the sandbox lacks.
-for tool in cat dd mkdir mv rm sleep tail tr; do
+for tool in cat dd head mkdir mv readlink rm sleep tail tr; do
   command -v "$tool" >/dev/null 2>&1 || echo "$tool"
 done
 [ -r /proc/self/environ ] || echo '/proc'

@@ -144,7 +144,7 @@ impl Running {
         ];
         let (stop, stopping) = watch::channel(false);
         let group = Group::of(&child);
-        let watched = Arc::clone(&shared);
+        let seen = Arc::clone(&shared);
         let watcher = tokio::spawn(async move {
             let exit_code = watch(child, group, stopping).await;
             for mut reader in readers.into_iter().flatten() {
@@ -152,7 +152,7 @@ impl Running {
                     reader.abort();
                 }
             }
-            watched.state.send_replace(CommandState::Exited { exit_code });
+            seen.state.send_replace(CommandState::Exited { exit_code });
         })
         .abort_handle();
         Ok(Self { sandbox: sandbox.clone(), run_id: command.run_id, shared, stop, watcher })
