@@ -15,6 +15,7 @@ pub mod evidence;
 pub mod http;
 pub mod lifecycle;
 pub mod names;
+pub mod outbound;
 pub mod proxy;
 pub mod sandbox;
 pub mod store;

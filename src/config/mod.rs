@@ -2,6 +2,7 @@
 //! start into typed sections (contract section 13).
 
 mod access;
+mod daytona;
 mod error;
 mod previews;
 mod secrets;

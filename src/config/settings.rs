@@ -119,6 +119,15 @@ pub const SETTINGS: &[Setting] = &[
     ),
     secret("GITHUB_TOKEN", "(none)", "Token for GitHub's API; required by `ACCESS_SOURCE=github`."),
     setting("GITHUB_API_URL", "https://api.github.com", "Base of GitHub's API, for GitHub Enterprise."),
+    setting("DAYTONA_API_URL", "https://app.daytona.io/api", "Daytona's API; `http://` only for one on this host."),
+    secret("DAYTONA_API_KEY", "(unset: Daytona is not asked)", "Key for Daytona's API."),
+    setting("DAYTONA_ORGANIZATION_ID", "(that of the key)", "Organization, for keys that belong to several."),
+    setting(
+        "DAYTONA_PREVIEW_SUFFIX",
+        ".daytonaproxy01.net,.daytonaproxy01.eu",
+        "Domains of Daytona's preview proxy, comma-separated, each with its leading dot. Previews whose address \
+         lies elsewhere are refused.",
+    ),
     setting("ROLLOUT_PHASE", "internal", "Frozen into each run: `internal`, `beta` or `general`."),
     setting("RUN_SILENCE_TIMEOUT_SECONDS", "21600", "Silence after which an active run is ended, 60 to 2592000 s."),
     setting(

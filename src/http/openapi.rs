@@ -164,7 +164,8 @@ mod tests {
     fn every_route_is_described() {
         let text = include_str!("routes.rs").replace("internal(\"", "resource(\"");
         // Served by a scope, because its path is read as it came.
-        let text = text.replace("web::scope(\"/api/preview/proxy\")", "resource(\"/api/preview/proxy/{session_id}/{path}\")");
+        let text =
+            text.replace("web::scope(\"/api/preview/proxy\")", "resource(\"/api/preview/proxy/{session_id}/{path}\")");
         let served: Vec<&str> = text.split("resource(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
         let document = document();
         let described = document["paths"].as_object().unwrap();

@@ -19,8 +19,8 @@ mod services;
 mod slot;
 pub mod websocket;
 
-pub use probe::HealthProbe;
 pub use headers::Routing;
+pub use probe::HealthProbe;
 pub use route::{Asked, check_cookie, proxy};
 pub use services::PreviewServices;
 pub use slot::Slot;

@@ -9,14 +9,15 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError as _};
 use hyper::body::Incoming;
-use runwarden_actors::contract::limits::{PROXY_HTTP_TIMEOUT_MS, PROXY_REQUEST_MAX_BYTES, PROXY_SLOT_MS, PROXY_SLOTS_MAX};
+use runwarden_actors::contract::limits::{
+    PROXY_HTTP_TIMEOUT_MS, PROXY_REQUEST_MAX_BYTES, PROXY_SLOT_MS, PROXY_SLOTS_MAX,
+};
 use runwarden_actors::contract::names::HEADER_PROXY_REQ_ID;
 use runwarden_actors::contract::{ErrorCode, PreviewSessionId, SecurityReason};
 use runwarden_actors::ports::store::PreviewUpstream;
 use runwarden_actors::ports::{AccessQuestion, Admission, Admitted};
 use runwarden_actors::preview::{
-    AddressError, OpenSession, access_key, announce_session, checked_address, preview_dimensions,
-    remember_access_now,
+    AddressError, OpenSession, access_key, announce_session, checked_address, preview_dimensions, remember_access_now,
 };
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
@@ -50,7 +51,12 @@ pub struct Asked<'a> {
 }
 
 /// Carries a request to its preview and the answer back. Every answer names the request in a header.
-pub async fn proxy(services: &PreviewServices, request: &HttpRequest, payload: Payload, asked: Asked<'_>) -> HttpResponse {
+pub async fn proxy(
+    services: &PreviewServices,
+    request: &HttpRequest,
+    payload: Payload,
+    asked: Asked<'_>,
+) -> HttpResponse {
     let proxy_req_id = services.deps.run.ids.uuid_v7();
     let answered = walk(services, request, payload, &asked, proxy_req_id).await;
     let mut response = answered.unwrap_or_else(|error| {
@@ -108,7 +114,9 @@ async fn walk(
         }
     })?;
     let upstream = open.record.upstream.as_ref().ok_or_else(|| ApiError::not_found("preview session"))?;
-    check_origin(services, &open, upstream).await.inspect_err(|_| denied(Some(&open), SecurityReason::ProxySsrfBlocked))?;
+    check_origin(services, &open, upstream)
+        .await
+        .inspect_err(|_| denied(Some(&open), SecurityReason::ProxySsrfBlocked))?;
     let address = checked_address(&services.deps, &services.open, &open).await?;
     let destination = Destination {
         session: asked.session,
@@ -139,7 +147,8 @@ pub async fn check_cookie(
     open: &OpenSession,
 ) -> Result<i64, ApiError> {
     let binding = open.record.binding();
-    let mut refused = ApiError::without_credential("this preview is open to people who were let in; there is no cookie of it");
+    let mut refused =
+        ApiError::without_credential("this preview is open to people who were let in; there is no cookie of it");
     let lines = request.headers().get_all(header::COOKIE).filter_map(|value| value.to_str().ok());
     for token in lines.flat_map(|line| session_tokens(scope, line)) {
         match services.tokens.verify_cookie(token).await {

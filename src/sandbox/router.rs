@@ -6,31 +6,32 @@ use runwarden_actors::ports::{
     CommandReport, PreviewCommand, PreviewHost, Sandbox, SandboxError, SandboxTarget, Upstream,
 };
 
-use super::{DockerSandbox, ProcessSandbox};
+use super::{DaytonaSandbox, DockerSandbox, E2bSandbox, ProcessSandbox};
 
 /// Picks the adapter by the target's provider.
 #[derive(Debug)]
 pub struct Sandboxes {
     docker: DockerSandbox,
     process: Option<ProcessSandbox>,
+    daytona: DaytonaSandbox,
+    e2b: E2bSandbox,
 }
 
 impl Sandboxes {
     /// With these adapters; `process` is `None` where `PROCESS_SANDBOX_ROOT` is not set.
-    pub fn new(docker: DockerSandbox, process: Option<ProcessSandbox>) -> Self {
-        Self { docker, process }
+    pub fn new(docker: DockerSandbox, process: Option<ProcessSandbox>, daytona: DaytonaSandbox) -> Self {
+        Self { docker, process, daytona, e2b: E2bSandbox }
     }
 
     fn pick(&self, provider: SandboxProvider) -> Result<&dyn Sandbox, SandboxError> {
         match provider {
             SandboxProvider::Docker => Ok(&self.docker),
+            SandboxProvider::Daytona => Ok(&self.daytona),
+            SandboxProvider::E2b => Ok(&self.e2b),
             SandboxProvider::Process => match &self.process {
                 Some(process) => Ok(process),
                 None => Err(SandboxError::ProviderUnavailable("PROCESS_SANDBOX_ROOT is not set".to_owned())),
             },
-            SandboxProvider::Daytona | SandboxProvider::E2b => {
-                Err(SandboxError::ProviderUnavailable(format!("this build has no adapter for {provider}")))
-            }
         }
     }
 }
@@ -51,54 +52,48 @@ impl Sandbox for Sandboxes {
     }
 }
 
-macro_rules! not_built_yet {
-    ($name:ty) => {
-        #[async_trait]
-        impl PreviewHost for $name {
-            fn has_previews(&self, _: SandboxProvider) -> bool {
-                false
-            }
+#[async_trait]
+impl PreviewHost for Sandboxes {
+    /// One that is not set up has none either.
+    fn has_previews(&self, provider: SandboxProvider) -> bool {
+        self.pick(provider).is_ok_and(|sandbox| sandbox.has_previews(provider))
+    }
 
-            async fn missing_capabilities(
-                &self,
-                _: &SandboxTarget,
-                _: &PreviewConfig,
-            ) -> Result<Vec<String>, SandboxError> {
-                not_built()
-            }
+    async fn missing_capabilities(
+        &self,
+        target: &SandboxTarget,
+        config: &PreviewConfig,
+    ) -> Result<Vec<String>, SandboxError> {
+        self.pick(target.provider)?.missing_capabilities(target, config).await
+    }
 
-            async fn read_repo_file(
-                &self,
-                _: &SandboxTarget,
-                _: &str,
-                _: usize,
-            ) -> Result<Option<Vec<u8>>, SandboxError> {
-                not_built()
-            }
+    async fn read_repo_file(
+        &self,
+        target: &SandboxTarget,
+        path: &str,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<u8>>, SandboxError> {
+        self.pick(target.provider)?.read_repo_file(target, path, max_bytes).await
+    }
 
-            async fn start_preview(&self, _: &SandboxTarget, _: &PreviewCommand) -> Result<(), SandboxError> {
-                not_built()
-            }
+    async fn start_preview(&self, target: &SandboxTarget, command: &PreviewCommand) -> Result<(), SandboxError> {
+        self.pick(target.provider)?.start_preview(target, command).await
+    }
 
-            async fn preview_report(&self, _: &SandboxTarget, _: RunId, _: u16) -> Result<CommandReport, SandboxError> {
-                not_built()
-            }
+    async fn preview_report(
+        &self,
+        target: &SandboxTarget,
+        run_id: RunId,
+        port: u16,
+    ) -> Result<CommandReport, SandboxError> {
+        self.pick(target.provider)?.preview_report(target, run_id, port).await
+    }
 
-            async fn stop_preview(&self, _: &SandboxTarget, _: RunId, _: u16) -> Result<(), SandboxError> {
-                not_built()
-            }
+    async fn stop_preview(&self, target: &SandboxTarget, run_id: RunId, port: u16) -> Result<(), SandboxError> {
+        self.pick(target.provider)?.stop_preview(target, run_id, port).await
+    }
 
-            async fn upstream(&self, _: &SandboxTarget, _: u16) -> Result<Upstream, SandboxError> {
-                not_built()
-            }
-        }
-    };
-}
-
-not_built_yet!(Sandboxes);
-not_built_yet!(DockerSandbox);
-not_built_yet!(ProcessSandbox);
-
-fn not_built<T>() -> Result<T, SandboxError> {
-    Err(SandboxError::ProviderUnavailable("not built yet".to_owned()))
+    async fn upstream(&self, target: &SandboxTarget, port: u16) -> Result<Upstream, SandboxError> {
+        self.pick(target.provider)?.upstream(target, port).await
+    }
 }

@@ -94,7 +94,8 @@ pub(super) async fn exchange_for(
     // Every server knows the version before a cookie carries it.
     announce_session(&services.deps.run, id).await?;
     let now = services.deps.run.clock.now();
-    let cookie = services.tokens.mint_cookie(&session.binding(), session.revocation_version, session.expires_at).await?;
+    let cookie =
+        services.tokens.mint_cookie(&session.binding(), session.revocation_version, session.expires_at).await?;
     let seconds = u64::try_from(session.expires_at.millis_since(now) / 1000).unwrap_or(0);
     let cookies = session_cookies(scope, session.open_mode, services.settings.path_sandbox, &cookie, seconds);
     Ok(Exchanged { open, cookies })
@@ -146,7 +147,9 @@ async fn exchanged(
     } else {
         let body = read_body(request, payload, INTERNAL_BODY_MAX_BYTES).await?;
         if body.is_empty() {
-            return Err(ApiError::without_credential("the exchange token is missing: send it in the body or as bearer"));
+            return Err(ApiError::without_credential(
+                "the exchange token is missing: send it in the body or as bearer",
+            ));
         }
         let body: Result<ExchangeBody, _> = serde_json::from_slice(&body);
         // The parser's own words may repeat a part of the token.

@@ -1,9 +1,10 @@
 //! `{previewSessionId}.{suffix}/…`: each preview on a host of its own (section 5, host routing). Everything on that host
 //! is the app's, but for the prefix `/.runwarden/`, which is ours.
 
-use actix_web::http::header::{self, HOST, LOCATION};
-use actix_web::http::Method;
 use actix_web::guard::GuardContext;
+use actix_web::http::Method;
+use actix_web::http::header::{self, HOST, LOCATION};
+use actix_web::http::uri::Authority;
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 use runwarden_actors::contract::{ErrorCode, PreviewSessionId};
 
@@ -24,9 +25,9 @@ const OWN_PREFIX: &str = "/.runwarden/";
 
 /// The first label of a preview host's name, or nothing where the request is for another host.
 fn label<'a>(host: &'a str, suffix: &str) -> Option<&'a str> {
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
-        if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
-    });
+    let name = host
+        .rsplit_once(':')
+        .map_or(host, |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host });
     let at = name.len().checked_sub(suffix.len() + 1)?;
     let (label, rest) = (name.get(..at)?, name.get(at..)?);
     (rest.starts_with('.') && rest[1..].eq_ignore_ascii_case(suffix)).then_some(label)
@@ -38,7 +39,7 @@ pub(in crate::http) fn is_preview_host(context: &GuardContext<'_>) -> bool {
     let Some(suffix) = &state.previews.settings.host_suffix else { return false };
     let head = context.head();
     let named = head.headers().get_all(HOST).filter_map(|value| value.to_str().ok());
-    let authority = head.uri.authority().map(|authority| authority.as_str());
+    let authority = head.uri.authority().map(Authority::as_str);
     named.chain(authority).any(|host| label(host, suffix).is_some())
 }
 

@@ -59,8 +59,7 @@ async fn open_session(services: &PreviewServices, id: PreviewSessionId) -> Resul
 /// The session's user may still see the repository.
 async fn require_access(services: &PreviewServices, session: &PreviewSession) -> Result<(), ApiError> {
     let owner = services.run_owner(session).await?;
-    let question =
-        AccessQuestion { user_id: &session.user_id, repo_full_name: &session.repo_full_name, owner: &owner };
+    let question = AccessQuestion { user_id: &session.user_id, repo_full_name: &session.repo_full_name, owner: &owner };
     if may_see(&services.deps, question).await? {
         return Ok(());
     }

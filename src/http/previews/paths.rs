@@ -41,9 +41,8 @@ pub(in crate::http) async fn any(
     let uri = request.uri();
     let whole = uri.path_and_query().map_or("/", |whole| whole.as_str());
     let id = whole.strip_prefix("/api/preview/proxy/").and_then(|rest| rest.get(..36));
-    let id = match id.map(session_id) {
-        Some(Ok(id)) => id,
-        _ => return ApiError::not_found("preview session").error_response(),
+    let Some(Ok(id)) = id.map(session_id) else {
+        return ApiError::not_found("preview session").error_response();
     };
     let base = base_path(id);
     let target = whole.get(base.len()..).unwrap_or_default();

@@ -9,7 +9,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use actix_ws::{CloseCode, CloseReason, Message, MessageStream, Session};
 use futures_util::StreamExt as _;
 use runwarden_actors::contract::names::{BROADCAST_SCHEMA_VERSION, EVENT_SESSION_STATE_CHANGED};
-use runwarden_actors::contract::{ErrorCode, KeyNamespace, PreviewBinding, PreviewSessionId, PreviewSessionState, SecurityReason};
+use runwarden_actors::contract::{
+    ErrorCode, KeyNamespace, PreviewBinding, PreviewSessionId, PreviewSessionState, SecurityReason,
+};
 use runwarden_actors::preview::{OpenSession, preview_dimensions};
 use serde_json::json;
 use tokio::sync::watch;
@@ -85,7 +87,10 @@ pub(in crate::http) async fn subscribe(
         claims.check_binding(&open.record.binding())?;
         require_access(&services, &open.record).await?;
         if !services.deps.run.coordination.use_once(&claims.marks(), single_use_ms(KeyNamespace::Broadcast)).await? {
-            return Err(ApiError::new(ErrorCode::TokenReplay, "the subscription token was used already; ask for another"));
+            return Err(ApiError::new(
+                ErrorCode::TokenReplay,
+                "the subscription token was used already; ask for another",
+            ));
         }
         Ok(())
     };
@@ -141,6 +146,7 @@ impl Subscription {
             return end;
         }
         let cancelled = self.open.cancelled().clone();
+        let mut shutdown = self.shutdown.clone();
         let mut pings = interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         pings.reset();
@@ -148,7 +154,7 @@ impl Subscription {
         loop {
             tokio::select! {
                 () = cancelled.cancelled() => return End::Over("the preview session is over"),
-                _ = self.shutdown.wait_for(|down| *down) => return End::ShuttingDown,
+                _ = shutdown.wait_for(|down| *down) => return End::ShuttingDown,
                 _ = pings.tick() => {
                     unanswered += 1;
                     if unanswered > UNANSWERED_MAX {
@@ -184,9 +190,8 @@ impl Subscription {
             self.services.deps.run.observer.preview_denied(dimensions, reason);
             End::Over(why)
         };
-        let open = match self.services.open.open(self.id).await {
-            Ok(open) => open,
-            Err(_) => return Err(End::Over("the preview session is over")),
+        let Ok(open) = self.services.open.open(self.id).await else {
+            return Err(End::Over("the preview session is over"));
         };
         if open.record.revocation_version != self.open.record.revocation_version {
             return Err(End::Over("the preview session was revoked"));
