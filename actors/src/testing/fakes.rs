@@ -13,10 +13,10 @@ use crate::contract::{
     SandboxProvider, SecurityReason, Timestamp,
 };
 use crate::ports::{
-    AccessCache, Admission, Admitted, Clock, CommandReport, CoordinationError, EvidenceError, EvidenceStore, IdSource,
-    KeyRing, Lease, Leases, LimitDecision, LimitWindow, Observer, PreviewCommand, PreviewDimensions, PreviewGate,
-    PreviewHost, PreviewKey, PreviewKeys, RateDecision, RememberedAccess, RunDimensions, Sandbox, SandboxError,
-    SandboxTarget, SingleUse, Upstream,
+    AccessCache, Admission, Admitted, Clock, CommandReport, CommandState, CoordinationError, EvidenceError,
+    EvidenceStore, IdSource, KeyRing, Lease, Leases, LimitDecision, LimitWindow, Observer, PreviewCommand,
+    PreviewDimensions, PreviewGate, PreviewHost, PreviewKey, PreviewKeys, RateDecision, RememberedAccess,
+    RunDimensions, Sandbox, SandboxError, SandboxTarget, SingleUse, Upstream,
 };
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -209,12 +209,25 @@ impl EvidenceStore for MemoryEvidence {
 pub struct FakeSandbox {
     head: Mutex<Result<CommitSha, SandboxError>>,
     changed: Mutex<Result<Vec<u8>, SandboxError>>,
+    upstream: Mutex<Option<Result<Upstream, SandboxError>>>,
+    missing: Mutex<Vec<String>>,
+    exited: Mutex<Option<i64>>,
+    stopped: AtomicU64,
+    looked_up: AtomicU64,
 }
 
 impl Default for FakeSandbox {
     fn default() -> Self {
         let away = SandboxError::NotRunning("not set by the test".into());
-        Self { head: Mutex::new(Err(away.clone())), changed: Mutex::new(Err(away)) }
+        Self {
+            head: Mutex::new(Err(away.clone())),
+            changed: Mutex::new(Err(away)),
+            upstream: Mutex::default(),
+            missing: Mutex::default(),
+            exited: Mutex::default(),
+            stopped: AtomicU64::new(0),
+            looked_up: AtomicU64::new(0),
+        }
     }
 }
 
@@ -224,45 +237,72 @@ impl FakeSandbox {
         *locked(&self.head) = head;
     }
 
+    /// Shows previews from now on: says where they are reached, or why not.
+    pub fn set_upstream(&self, upstream: Result<Upstream, SandboxError>) {
+        *locked(&self.upstream) = Some(upstream);
+    }
+
+    /// What its probe finds missing.
+    pub fn set_missing(&self, missing: Vec<String>) {
+        *locked(&self.missing) = missing;
+    }
+
+    /// Preview commands have ended with this code.
+    pub fn set_exited(&self, exit_code: i64) {
+        *locked(&self.exited) = Some(exit_code);
+    }
+
+    /// How often a preview command was ended.
+    pub fn stopped(&self) -> u64 {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// How often it was asked where a preview is reached.
+    pub fn looked_up(&self) -> u64 {
+        self.looked_up.load(Ordering::SeqCst)
+    }
+
     /// Sets the answer to `changed_paths`.
     pub fn set_changed(&self, changed: Result<Vec<u8>, SandboxError>) {
         *locked(&self.changed) = changed;
     }
 }
 
+/// Previews are there once a test has said where they are reached; their commands always run.
 #[async_trait]
 impl PreviewHost for FakeSandbox {
     fn has_previews(&self, _: SandboxProvider) -> bool {
-        false
+        locked(&self.upstream).is_some()
     }
 
     async fn missing_capabilities(&self, _: &SandboxTarget, _: &PreviewConfig) -> Result<Vec<String>, SandboxError> {
-        Err(no_previews())
+        Ok(locked(&self.missing).clone())
     }
 
     async fn read_repo_file(&self, _: &SandboxTarget, _: &str, _: usize) -> Result<Option<Vec<u8>>, SandboxError> {
-        Err(no_previews())
+        Ok(None)
     }
 
     async fn start_preview(&self, _: &SandboxTarget, _: &PreviewCommand) -> Result<(), SandboxError> {
-        Err(no_previews())
+        Ok(())
     }
 
     async fn preview_report(&self, _: &SandboxTarget, _: RunId, _: u16) -> Result<CommandReport, SandboxError> {
-        Err(no_previews())
+        let exited = *locked(&self.exited);
+        let state = exited.map_or(CommandState::Running, |code| CommandState::Exited { exit_code: Some(code) });
+        Ok(CommandReport { state, output_tail: "what the command said".to_owned() })
     }
 
     async fn stop_preview(&self, _: &SandboxTarget, _: RunId, _: u16) -> Result<(), SandboxError> {
-        Err(no_previews())
+        self.stopped.fetch_add(1, Ordering::SeqCst);
+        Ok(())
     }
 
     async fn upstream(&self, _: &SandboxTarget, _: u16) -> Result<Upstream, SandboxError> {
-        Err(no_previews())
+        self.looked_up.fetch_add(1, Ordering::SeqCst);
+        let upstream = locked(&self.upstream).clone();
+        upstream.unwrap_or_else(|| Err(SandboxError::ProviderUnavailable("this fake shows no previews".into())))
     }
-}
-
-fn no_previews() -> SandboxError {
-    SandboxError::ProviderUnavailable("this fake shows no previews".into())
 }
 
 #[async_trait]
