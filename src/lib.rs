@@ -3,6 +3,7 @@
 //! This crate reaches the world: routes, database, Redis, objects, Docker, command line. What is decided stands
 //! in `runwarden_actors`.
 
+pub mod access;
 pub mod auth;
 pub mod cli;
 pub mod clock;
@@ -13,6 +14,9 @@ pub mod demo;
 pub mod evidence;
 pub mod http;
 pub mod lifecycle;
+pub mod names;
+pub mod outbound;
+pub mod proxy;
 pub mod sandbox;
 pub mod store;
 pub mod telemetry;

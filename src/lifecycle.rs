@@ -11,6 +11,7 @@ use runwarden_actors::contract::Timestamp;
 use runwarden_actors::contract::limits::STORE_CALL_TIMEOUT_MS;
 use runwarden_actors::ports::store::{SigningKey, StoreError};
 use runwarden_actors::ports::{Clock, Coordination, EvidenceStore, IdSource, Store};
+use runwarden_actors::preview::{PreviewDeps, PreviewOptions, watch_revocations};
 use runwarden_actors::registry::{RegistryOptions, Runs};
 use runwarden_actors::run::{Deps, SweepOptions, run_effects, run_sweep};
 use secrecy::ExposeSecret;
@@ -20,13 +21,17 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::auth::{DaemonTokens, SharedSecret, install_crypto, random_secret};
+use crate::access::open_access;
+use crate::auth::{DaemonTokens, PreviewKeyRings, PreviewTokens, SharedSecret, install_crypto, random_secret};
 use crate::clock::{SystemClock, SystemIds};
 use crate::config::{Config, DatabaseConfig, ObjectsConfig};
 use crate::coordination::{EmbeddedCoordination, RedisCoordination};
 use crate::evidence::ObjectEvidence;
 use crate::http::{AppState, configure};
-use crate::sandbox::{DockerSandbox, ProcessSandbox, Sandboxes};
+use crate::names::DnsNames;
+use crate::outbound::OutboundClient;
+use crate::proxy::{HealthProbe, PreviewServices};
+use crate::sandbox::{DaytonaSandbox, DockerSandbox, ProcessSandbox, Sandboxes};
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::telemetry::{TelemetryObserver, install_metrics};
@@ -49,8 +54,8 @@ pub enum StartError {
         /// Why.
         error: StoreError,
     },
-    /// Redis.
-    #[error("REDIS_URL: {0}")]
+    /// Redis, or the embedded file.
+    #[error("the coordination store does not open: {0}")]
     Coordination(String),
     /// A setting that only its adapter can judge.
     #[error("{0}")]
@@ -111,9 +116,15 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
 }
 
 /// Opens the coordination store that the settings name.
-pub fn open_coordination(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Coordination>, StartError> {
+pub async fn open_coordination(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Coordination>, StartError> {
     match &config.redis_url {
-        None => Ok(Arc::new(EmbeddedCoordination::new(Arc::clone(clock)))),
+        None => {
+            make_folder(&config.data_dir)?;
+            let embedded = EmbeddedCoordination::open(Arc::clone(clock), &config.data_dir)
+                .await
+                .map_err(|error| StartError::Coordination(error.0))?;
+            Ok(Arc::new(embedded))
+        }
         Some(url) => {
             let redis = RedisCoordination::new(url.expose_secret())
                 .map_err(|error| StartError::Coordination(error.to_string()))?;
@@ -138,7 +149,10 @@ pub fn open_sandboxes(config: &Config) -> Result<Sandboxes, StartError> {
         None => None,
         Some(root) => Some(ProcessSandbox::new(root).map_err(|error| StartError::Setting(error.to_string()))?),
     };
-    Ok(Sandboxes::new(docker, process))
+    let daytona = OutboundClient::new()
+        .and_then(|client| DaytonaSandbox::new(config.sandbox.daytona.clone(), client))
+        .map_err(StartError::Setting)?;
+    Ok(Sandboxes::new(docker, process, daytona))
 }
 
 /// The Docker engine; nothing is asked of it yet.
@@ -168,6 +182,7 @@ pub struct Application {
     addr: SocketAddr,
     server: Server,
     state: AppState,
+    keys: PreviewKeyRings,
     stopping: Arc<Stopping>,
     sweep: SweepOptions,
     shutdown_timeout: Duration,
@@ -202,7 +217,7 @@ impl Application {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ids: Arc<dyn IdSource> = Arc::new(SystemIds);
         let store = open_store(config).await?;
-        let coordination = open_coordination(config, &clock)?;
+        let coordination = open_coordination(config, &clock).await?;
         let evidence = open_objects(config)?;
         Ok(Deps::new(
             store,
@@ -224,6 +239,12 @@ impl Application {
         let options = RegistryOptions { threads: config.runs.threads, idle_after: config.runs.actor_idle };
         // Actors first: the workers of the HTTP server get finished handles.
         let runs = Runs::start(deps.clone(), options);
+        let keys = PreviewKeyRings::new(Arc::clone(&deps.coordination), Arc::clone(&deps.clock), Arc::clone(&deps.ids));
+        // Without keys, or with clocks too far apart, the server starts: runs go on, previews are refused with a reason.
+        if let Err(error) = keys.prepare().await {
+            tracing::warn!(%error, "preview keys are not ready; previews are refused until they are");
+        }
+        let previews = preview_services(config, &deps, &runs, keys.clone())?;
         let (shutdown, shutting_down) = watch::channel(false);
         let state = AppState {
             deps,
@@ -233,6 +254,7 @@ impl Application {
             process_allowed: config.sandbox.process_root.is_some(),
             rollout_phase: config.runs.rollout_phase,
             metrics: install_metrics(),
+            previews,
             shutdown: shutting_down,
         };
         let (addr, server) = serve(config, &state, listener)?;
@@ -240,6 +262,7 @@ impl Application {
             addr,
             server,
             state,
+            keys,
             stopping: Arc::new(Stopping { requested: Notify::new(), shutdown }),
             sweep: SweepOptions {
                 every: config.runs.sweep_interval,
@@ -324,8 +347,46 @@ impl Application {
             run_sweep(deps, sweep, holder, shutdown).await;
             "sweep"
         });
+        let (deps, previews) = (self.state.deps.clone(), self.state.previews.open.clone());
+        let shutdown = self.state.shutdown.clone();
+        background.spawn(async move {
+            watch_revocations(deps, previews, shutdown).await;
+            "revocations"
+        });
+        let (keys, shutdown) = (self.keys.clone(), self.state.shutdown.clone());
+        background.spawn(async move {
+            keys.watch_clock(shutdown).await;
+            "clock"
+        });
         background
     }
+}
+
+/// What preview routes work with.
+fn preview_services(
+    config: &Config,
+    deps: &Deps,
+    runs: &Runs,
+    keys: PreviewKeyRings,
+) -> Result<PreviewServices, StartError> {
+    let setting = |error: &dyn std::fmt::Display| StartError::Setting(error.to_string());
+    let access = open_access(&config.access, &config.secrets.internal_service_key).map_err(|error| setting(&error))?;
+    let names = DnsNames::from_system().map_err(|error| setting(&error))?;
+    let tokens = PreviewTokens::new(keys, Arc::clone(&deps.clock), Arc::clone(&deps.ids));
+    let previews = PreviewDeps {
+        run: deps.clone(),
+        access,
+        names: Arc::new(names),
+        probe: Arc::new(HealthProbe),
+        signer: Arc::new(tokens.clone()),
+        options: Arc::new(PreviewOptions {
+            environment: config.previews.environment.clone(),
+            websocket: config.previews.websocket(),
+            allowed_networks: config.previews.allowed_networks.clone(),
+            limits: config.previews.limits,
+        }),
+    };
+    Ok(PreviewServices::new(previews, runs.previews(), tokens, Arc::new(config.previews.clone())))
 }
 
 async fn stop_server(handle: &ServerHandle, graceful: bool) {

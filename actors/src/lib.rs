@@ -2,12 +2,14 @@
 //!
 //! - [`contract`]: the shared vocabulary, written once
 //! - [`run`]: one run: a daemon event parsed, the decision, the actor that owns the run, its readers
-//! - [`registry`]: who is alive; starts and rebuilds run actors
+//! - [`preview`]: preview sessions: states, bringing one up, access, addresses, the actor that holds one open
+//! - [`registry`]: who is alive; starts and rebuilds actors
 //! - [`validation`]: changed files and UI rules
 //! - [`ports`]: what the decisions need of the world
 
 pub mod contract;
 pub mod ports;
+pub mod preview;
 pub mod registry;
 pub mod run;
 #[cfg(any(test, feature = "testing"))]

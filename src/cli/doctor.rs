@@ -90,7 +90,7 @@ async fn database(config: &Config) -> Finding {
 async fn coordination(config: &Config) -> Finding {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let kind = if config.redis_url.is_some() { "redis" } else { "embedded" };
-    let coordination = match open_coordination(config, &clock) {
+    let coordination = match open_coordination(config, &clock).await {
         Ok(coordination) => coordination,
         Err(error) => return Finding::Bad(error.to_string()),
     };

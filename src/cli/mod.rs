@@ -1,6 +1,7 @@
 //! The command line. What a command does stands in its own file; here they are named and explained.
 
 mod doctor;
+mod keys;
 mod migrate;
 mod serve;
 
@@ -35,6 +36,9 @@ enum Command {
     /// Run an agent's command inside its sandbox and report on it.
     #[command(subcommand)]
     Daemon(DaemonCommand),
+    /// List, rotate and revoke the keys that preview tokens are signed with.
+    #[command(after_help = keys::HELP)]
+    Keys(keys::KeysArgs),
     /// Bring the database's schema up to date; safe to repeat.
     Migrate(Settings),
     /// Check the settings and everything that they name, and say what to do about what is wrong.
@@ -82,6 +86,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(settings) => with_config(&settings, serve::run),
         Command::Migrate(settings) => with_config(&settings, migrate::run),
+        Command::Keys(args) => keys::run(args),
         Command::Doctor(settings) => doctor::run(&settings),
         Command::Demo(args) => Ok(crate::demo::cli::run(&args)),
         Command::Daemon(DaemonCommand::Exec(args)) => Ok(daemon(*args)),
@@ -112,7 +117,7 @@ fn daemon(args: crate::daemon::cli::ExecArgs) -> ExitCode {
 #[allow(clippy::print_stderr, reason = "a command's error goes to its terminal")]
 fn with_config(
     settings: &Settings,
-    command: fn(Config) -> Result<ExitCode, anyhow::Error>,
+    command: impl FnOnce(Config) -> Result<ExitCode, anyhow::Error>,
 ) -> Result<ExitCode, anyhow::Error> {
     match settings.load() {
         Ok(config) => command(config),

@@ -1,12 +1,17 @@
 //! Settings: one table of names, read from a TOML file and the environment (environment last), checked once at
 //! start into typed sections (contract section 13).
 
+mod access;
+mod daytona;
 mod error;
+mod previews;
 mod secrets;
 mod sections;
 mod settings;
 
+pub use access::AccessConfig;
 pub use error::ConfigError;
+pub use previews::PreviewsConfig;
 pub use sections::{
     Config, DatabaseConfig, LogConfig, ObjectsConfig, RunsConfig, SandboxConfig, SecretsConfig, ServerConfig,
 };

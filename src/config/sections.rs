@@ -8,10 +8,12 @@ use runwarden_actors::contract::RolloutPhase;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::evidence::AwsSettings;
+use crate::sandbox::DaytonaSettings;
 use crate::telemetry::LogFormat;
 
+use super::daytona::daytona;
 use super::secrets::read_or_generate;
-use super::{ConfigError, RawSettings};
+use super::{AccessConfig, ConfigError, PreviewsConfig, RawSettings};
 
 /// Everything that the server is told at start.
 #[derive(Debug, Clone)]
@@ -32,6 +34,10 @@ pub struct Config {
     pub secrets: SecretsConfig,
     /// Sandboxes.
     pub sandbox: SandboxConfig,
+    /// Previews.
+    pub previews: PreviewsConfig,
+    /// Who may see previews.
+    pub access: AccessConfig,
     /// Runs.
     pub runs: RunsConfig,
     /// Logs.
@@ -109,6 +115,8 @@ pub struct SandboxConfig {
     pub docker_host: String,
     /// Root of the process provider; refused where there is none.
     pub process_root: Option<PathBuf>,
+    /// Daytona.
+    pub daytona: DaytonaSettings,
 }
 
 /// Runs.
@@ -174,6 +182,8 @@ impl Config {
             objects: objects(raw, &data_dir)?,
             secrets,
             sandbox: sandbox(raw)?,
+            previews: PreviewsConfig::from_raw(raw)?,
+            access: AccessConfig::from_raw(raw)?,
             runs: runs(raw)?,
             log: LogConfig::from_raw(raw)?,
             data_dir,
@@ -300,7 +310,7 @@ fn sandbox(raw: &RawSettings) -> Result<SandboxConfig, ConfigError> {
                 .ok_or_else(|| raw.invalid("PROCESS_SANDBOX_ROOT", "an existing folder"))?,
         ),
     };
-    Ok(SandboxConfig { docker_host, process_root })
+    Ok(SandboxConfig { docker_host, process_root, daytona: daytona(raw)? })
 }
 
 fn runs(raw: &RawSettings) -> Result<RunsConfig, ConfigError> {
@@ -358,6 +368,12 @@ mod tests {
             ("LOG_LEVEL", "loud", "a level"),
             ("SHUTDOWN_TIMEOUT_SECONDS", "0", "from 1 to 600"),
             ("ADMIN_TOKEN", "two words", "printable ASCII"),
+            ("DAYTONA_API_URL", "http://daytona.example/api", "https://"),
+            ("DAYTONA_API_URL", "nonsense", "https://"),
+            ("DAYTONA_API_KEY", "two words", "printable ASCII"),
+            ("DAYTONA_PREVIEW_SUFFIX", "preview.example.com", "leading dot"),
+            ("DAYTONA_PREVIEW_SUFFIX", ".com", "leading dot"),
+            ("DAYTONA_PREVIEW_SUFFIX", ".a.example,", "leading dot"),
         ] {
             let error = config(&[(name, value)]).unwrap_err().to_string();
             assert!(error.starts_with(name) && error.contains(words), "{error}");

@@ -67,6 +67,67 @@ pub const SETTINGS: &[Setting] = &[
         "Folder in which every `repoDir` of the process provider must lie. It runs commands on this host: \
          development only.",
     ),
+    setting(
+        "PREVIEW_HOST_SUFFIX",
+        "(unset: previews are on paths only)",
+        "Domain below which each preview has a host of its own, such as `preview.localhost`.",
+    ),
+    setting(
+        "PREVIEW_WEBSOCKET",
+        "(off on paths, on on preview hosts)",
+        "`on` or `off` decides for both whether WebSocket is proxied.",
+    ),
+    setting(
+        "PREVIEW_PATH_SANDBOX",
+        "on",
+        "`on` puts answers on paths under a CSP sandbox; all previews on paths share one origin, so `off` lets each \
+         reach the others.",
+    ),
+    setting(
+        "PREVIEW_FORWARD_HEADERS",
+        "(none)",
+        "Request headers that previews get beside the usual ones, separated by commas; never credentials.",
+    ),
+    setting(
+        "PREVIEW_FRAME_ANCESTORS",
+        "*",
+        "Who may frame previews that are opened in a frame, as CSP writes it: origins separated by spaces.",
+    ),
+    setting("PREVIEW_ENVIRONMENT", "development", "Names this installation in the keys of shared caches."),
+    setting(
+        "TRUSTED_PROXIES",
+        "(none)",
+        "Networks of proxies whose `x-vercel-ip` or `x-forwarded-for` names the client, separated by commas.",
+    ),
+    setting(
+        "ALLOWED_UPSTREAM_NETWORKS",
+        "(none)",
+        "Networks in which Docker's and process sandboxes' previews may be reached, separated by commas, such as \
+         `172.17.0.0/16`.",
+    ),
+    setting("LIMIT_START_USER", "30/10", "Preview starts of a user: in a minute / in 10 s."),
+    setting("LIMIT_START_IP", "120/30", "Preview starts of an address: in a minute / in 10 s."),
+    setting("LIMIT_EXCHANGE_USER", "60/20", "Exchanges of a user: in a minute / in 10 s."),
+    setting("LIMIT_EXCHANGE_IP", "240/60", "Exchanges of an address: in a minute / in 10 s."),
+    setting("LIMIT_PROXY_SESSION", "1200/240", "Proxied requests of a preview: in a minute / in 10 s."),
+    setting("LIMIT_PROXY_IP", "3600/600", "Proxied requests of an address: in a minute / in 10 s."),
+    setting(
+        "ACCESS_SOURCE",
+        "owner",
+        "Who may see a repository's previews: `owner` (the user that the run belongs to), `github` (collaborators), \
+         an http or https URL of the host application, or `static:FILE` for development.",
+    ),
+    secret("GITHUB_TOKEN", "(none)", "Token for GitHub's API; required by `ACCESS_SOURCE=github`."),
+    setting("GITHUB_API_URL", "https://api.github.com", "Base of GitHub's API, for GitHub Enterprise."),
+    setting("DAYTONA_API_URL", "https://app.daytona.io/api", "Daytona's API; `http://` only for one on this host."),
+    secret("DAYTONA_API_KEY", "(unset: Daytona is not asked)", "Key for Daytona's API."),
+    setting("DAYTONA_ORGANIZATION_ID", "(that of the key)", "Organization, for keys that belong to several."),
+    setting(
+        "DAYTONA_PREVIEW_SUFFIX",
+        ".daytonaproxy01.net,.daytonaproxy01.eu",
+        "Domains of Daytona's preview proxy, comma-separated, each with its leading dot. Previews whose address \
+         lies elsewhere are refused.",
+    ),
     setting("ROLLOUT_PHASE", "internal", "Frozen into each run: `internal`, `beta` or `general`."),
     setting("RUN_SILENCE_TIMEOUT_SECONDS", "21600", "Silence after which an active run is ended, 60 to 2592000 s."),
     setting(

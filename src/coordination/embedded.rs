@@ -1,56 +1,85 @@
 //! Coordination inside one process.
 
-use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use runwarden_actors::contract::Timestamp;
-use runwarden_actors::ports::{Clock, Coordination, CoordinationError, Lease, RateDecision};
+use runwarden_actors::contract::{PreviewSessionId, Timestamp};
+use runwarden_actors::ports::{Clock, CoordinationError, Lease, Leases, RateDecision};
+use uuid::Uuid;
 
 use super::bounds::{check_span, check_text};
+use super::durable::Durable;
+use super::expiring::{Entry, Expiring};
 
-/// Leases and counters that may be alive at once. Past it new keys are refused: callers fail closed.
+/// Entries of each kind that may be alive at once. Past it new ones are refused: callers fail closed.
 pub const EMBEDDED_KEYS_MAX: usize = 100_000;
-/// Below this size nobody looks for expired entries.
-const PURGE_ABOVE: usize = 1024;
-/// How often a full map is searched for expired entries.
-const PURGE_INTERVAL_WHEN_FULL_MS: i64 = 100;
 
-/// Leases and counters of one server, in memory.
+/// Coordination of one server. Leases, counters, remembered access and the gate's state are in memory; single-use
+/// marks and preview keys are in a file where there is a folder for it.
 pub struct EmbeddedCoordination {
     clock: Arc<dyn Clock>,
-    keys_max: usize,
+    pub(super) durable: Durable,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
-struct State {
-    entries: HashMap<String, Entry>,
-    /// At this size expired entries are looked for: twice what was alive the last time, so that the search
-    /// costs little for each insertion.
-    purge_at: usize,
-    last_purge: Timestamp,
+/// What a restart may forget.
+pub(super) struct State {
+    /// Leases, and the windows of limits.
+    pub(super) entries: Expiring<String, Value>,
+    pub(super) revocations: Expiring<PreviewSessionId, i64>,
+    pub(super) slots: Expiring<PreviewSessionId, Vec<Slot>>,
+    pub(super) access: Expiring<String, Access>,
+    /// The last generation that was given out.
+    pub(super) generation: u64,
 }
 
-struct Entry {
-    value: Value,
-    expires_at: Timestamp,
-}
-
-enum Value {
+/// What a key of [`State::entries`] is.
+pub(super) enum Value {
     Lease(String),
     Count(u32),
 }
 
+/// A request's slot.
+pub(super) struct Slot {
+    pub(super) id: Uuid,
+    pub(super) expires_at: Timestamp,
+}
+
+/// What is remembered of an access, and under which generation an answer may be remembered.
+pub(super) struct Access {
+    pub(super) generation: u64,
+    pub(super) known: Option<(bool, Timestamp)>,
+}
+
 impl EmbeddedCoordination {
-    /// An empty one that reads this clock.
+    /// An empty one that reads this clock. It has no folder: a restart forgets marks and keys too, so only tests want
+    /// it.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self::with_capacity(clock, EMBEDDED_KEYS_MAX)
     }
 
-    /// An empty one that holds at most `keys_max` leases and counters.
+    /// An empty one without a folder that holds at most `keys_max` entries of each kind.
     pub fn with_capacity(clock: Arc<dyn Clock>, keys_max: usize) -> Self {
-        Self { clock, keys_max, state: Mutex::default() }
+        Self::build(clock, Durable::memory(keys_max), keys_max)
+    }
+
+    /// One whose marks and keys are in `coordination.sqlite3` in this folder, which must exist. Several processes may
+    /// have it open. Must be called within a Tokio runtime that lives as long as the value.
+    pub async fn open(clock: Arc<dyn Clock>, folder: &Path) -> Result<Self, CoordinationError> {
+        let durable = Durable::file(folder).await?;
+        Ok(Self::build(clock, durable, EMBEDDED_KEYS_MAX))
+    }
+
+    fn build(clock: Arc<dyn Clock>, durable: Durable, keys_max: usize) -> Self {
+        let state = State {
+            entries: Expiring::new("leases and counters", keys_max),
+            revocations: Expiring::new("announced preview sessions", keys_max),
+            slots: Expiring::new("preview sessions with requests", keys_max),
+            access: Expiring::new("remembered accesses", keys_max),
+            generation: 0,
+        };
+        Self { clock, durable, state: Mutex::new(state) }
     }
 
     /// Leases and counters in memory, expired ones that were not yet removed included.
@@ -58,44 +87,23 @@ impl EmbeddedCoordination {
         self.lock().entries.len()
     }
 
-    /// Whether nothing is in memory.
+    /// Whether no lease or counter is in memory.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Every change of the map is one statement, so a poisoned lock still guards a whole map.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn time(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Nothing panics between the statements of a change, so a poisoned lock still guards a whole state.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn live(&mut self, key: &str, now: Timestamp) -> Option<&mut Entry> {
-        self.entries.get_mut(key).filter(|entry| entry.expires_at > now)
-    }
-
-    fn insert(&mut self, key: &str, entry: Entry, now: Timestamp, keys_max: usize) -> Result<(), CoordinationError> {
-        let full = self.entries.len() >= keys_max;
-        let due = if full {
-            now.millis_since(self.last_purge).saturating_abs() >= PURGE_INTERVAL_WHEN_FULL_MS
-        } else {
-            self.entries.len() >= self.purge_at.max(PURGE_ABOVE)
-        };
-        if due {
-            self.entries.retain(|_, entry| entry.expires_at > now);
-            self.purge_at = self.entries.len().saturating_mul(2);
-            self.last_purge = now;
-        }
-        if self.entries.len() >= keys_max && !self.entries.contains_key(key) {
-            return Err(CoordinationError(format!("{keys_max} leases and counters are alive already")));
-        }
-        self.entries.insert(key.to_owned(), entry);
-        Ok(())
-    }
-}
-
 #[async_trait]
-impl Coordination for EmbeddedCoordination {
+impl Leases for EmbeddedCoordination {
     async fn acquire_lease(&self, key: &str, holder: &str, ttl_ms: u64) -> Result<Option<Lease>, CoordinationError> {
         check_text("a lease's key", key)?;
         check_text("a lease's holder", holder)?;
@@ -103,12 +111,12 @@ impl Coordination for EmbeddedCoordination {
         let now = self.clock.now();
         let expires_at = now.plus_millis(ttl);
         let mut state = self.lock();
-        match state.live(key, now) {
+        match state.entries.live(key, now) {
             Some(Entry { value: Value::Lease(other), .. }) if other != holder => return Ok(None),
             Some(Entry { value: Value::Count(_), .. }) => return Err(wrong_kind(key)),
             _ => {}
         }
-        state.insert(key, Entry { value: Value::Lease(holder.to_owned()), expires_at }, now, self.keys_max)?;
+        state.entries.insert(key, Value::Lease(holder.to_owned()), expires_at, now)?;
         Ok(Some(Lease { key: key.to_owned(), holder: holder.to_owned(), expires_at }))
     }
 
@@ -117,7 +125,7 @@ impl Coordination for EmbeddedCoordination {
         check_text("a lease's holder", &lease.holder)?;
         let now = self.clock.now();
         let mut state = self.lock();
-        match state.live(&lease.key, now) {
+        match state.entries.live(&lease.key, now) {
             Some(Entry { value: Value::Lease(holder), .. }) if *holder == lease.holder => {
                 state.entries.remove(&lease.key);
                 Ok(())
@@ -132,7 +140,7 @@ impl Coordination for EmbeddedCoordination {
         let window = check_span("a window", window_ms)?;
         let now = self.clock.now();
         let mut state = self.lock();
-        let (used, ends_at) = match state.live(key, now) {
+        let (used, ends_at) = match state.entries.live(key, now) {
             Some(Entry { value: Value::Count(used), expires_at }) => {
                 *used = used.saturating_add(1);
                 (*used, *expires_at)
@@ -140,7 +148,7 @@ impl Coordination for EmbeddedCoordination {
             Some(Entry { value: Value::Lease(_), .. }) => return Err(wrong_kind(key)),
             None => {
                 let expires_at = now.plus_millis(window);
-                state.insert(key, Entry { value: Value::Count(1), expires_at }, now, self.keys_max)?;
+                state.entries.insert(key, Value::Count(1), expires_at, now)?;
                 (1, expires_at)
             }
         };
@@ -153,7 +161,7 @@ impl Coordination for EmbeddedCoordination {
     async fn uncount(&self, key: &str) -> Result<(), CoordinationError> {
         check_text("a counter's key", key)?;
         let now = self.clock.now();
-        match self.lock().live(key, now) {
+        match self.lock().entries.live(key, now) {
             Some(Entry { value: Value::Count(used), .. }) => {
                 *used = used.saturating_sub(1);
                 Ok(())
@@ -168,6 +176,6 @@ impl Coordination for EmbeddedCoordination {
     }
 }
 
-fn wrong_kind(key: &str) -> CoordinationError {
+pub(super) fn wrong_kind(key: &str) -> CoordinationError {
     CoordinationError(format!("`{}` is used as a lease and as a counter", key.escape_debug()))
 }

@@ -1,12 +1,22 @@
-//! Leases and rate limits: two adapters of the port `Coordination` (section 13, `REDIS_URL`).
+//! What servers agree on beside the database: two adapters of the port `Coordination` (section 13, `REDIS_URL`).
 //!
-//! - [`EmbeddedCoordination`]: inside this process, for one server; a restart forgets everything
+//! - [`EmbeddedCoordination`]: inside this process, for one server; single-use marks and preview keys in a file, the
+//!   rest is forgotten by a restart
 //! - [`RedisCoordination`]: shared by all servers of one installation
 
 mod bounds;
+mod durable;
 mod embedded;
+mod embedded_keys;
+mod embedded_previews;
+mod expiring;
+mod key_pair;
 mod redis;
+mod redis_keys;
+mod redis_previews;
+mod redis_scripts;
 
 pub use self::bounds::{COORDINATION_KEY_MAX_BYTES, COORDINATION_SPAN_MAX_MS};
+pub use self::durable::{COORDINATION_FILE, EMBEDDED_MARKS_MAX};
 pub use self::embedded::{EMBEDDED_KEYS_MAX, EmbeddedCoordination};
 pub use self::redis::{REDIS_CALL_TIMEOUT_MS, RedisCoordination, RedisUrlError};

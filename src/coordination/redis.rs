@@ -9,18 +9,19 @@ use redis::{
     ServerErrorKind,
 };
 use runwarden_actors::contract::Timestamp;
-use runwarden_actors::ports::{Coordination, CoordinationError, Lease, RateDecision};
+use runwarden_actors::ports::{CoordinationError, Lease, Leases, RateDecision};
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::bounds::{check_span, check_text};
+use super::redis_scripts::PreviewScripts;
 
 /// Longest wait for one call, connecting included.
 pub const REDIS_CALL_TIMEOUT_MS: u64 = 2_000;
 
 /// Each script is one atomic step, with the server's own clock: nodes may disagree about the time.
-const NOW: &str = r"
+pub(super) const NOW: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 ";
@@ -56,7 +57,7 @@ return math.max(left, 1)
 #[error("REDIS_URL must be redis://, rediss:// or unix:// with a host or path")]
 pub struct RedisUrlError;
 
-/// Leases and counters in Redis.
+/// Coordination in Redis.
 ///
 /// A connection that failed or did not answer in time is thrown away and the next call makes a new one; a call
 /// that met a stale connection tries once more within its own time limit. The crate's own connection manager is
@@ -69,6 +70,7 @@ pub struct RedisCoordination {
     count: Script,
     uncount: Script,
     now: Script,
+    pub(super) previews: PreviewScripts,
 }
 
 /// The open connection, numbered so that a late failure does not throw away its successor.
@@ -95,11 +97,12 @@ impl RedisCoordination {
             count: Script::new(COUNT),
             uncount: Script::new(UNCOUNT),
             now: Script::new(&format!("{NOW}return now")),
+            previews: PreviewScripts::new(),
         })
     }
 
     /// Runs a script within [`REDIS_CALL_TIMEOUT_MS`].
-    async fn call<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CoordinationError> {
+    pub(super) async fn call<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CoordinationError> {
         let Ok(answer) = timeout(Duration::from_millis(REDIS_CALL_TIMEOUT_MS), self.attempts(script)).await else {
             // A server that hangs holds the connection open; a new one may reach its successor.
             if let Ok(mut slot) = self.slot.try_lock() {
@@ -118,8 +121,9 @@ impl RedisCoordination {
                 if !reused {
                     return Err(error);
                 }
-                // The server may have closed an idle connection. Again: extending or releasing twice is the same,
-                // and a use counted twice errs on the safe side.
+                // The server may have closed an idle connection. Again: extending, releasing, rotating or taking the
+                // same slot twice is the same; a use counted twice, or a mark that was set already, errs on the safe
+                // side.
                 let (number, mut open, _) = self.connection().await?;
                 let answer = script.invoke_async(&mut open).await;
                 if answer.as_ref().is_err_and(breaks_connection) {
@@ -162,7 +166,7 @@ fn breaks_connection(error: &RedisError) -> bool {
 }
 
 #[async_trait]
-impl Coordination for RedisCoordination {
+impl Leases for RedisCoordination {
     async fn acquire_lease(&self, key: &str, holder: &str, ttl_ms: u64) -> Result<Option<Lease>, CoordinationError> {
         check_text("a lease's key", key)?;
         check_text("a lease's holder", holder)?;

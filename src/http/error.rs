@@ -3,10 +3,14 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpResponse, ResponseError};
-use runwarden_actors::contract::{ErrorCode, InvalidId, UnknownName};
+use runwarden_actors::contract::{ErrorCode, InvalidId, Limiter, SecurityReason, Timestamp, UnknownName};
+use runwarden_actors::ports::CoordinationError;
 use runwarden_actors::ports::store::StoreError;
+use runwarden_actors::preview::{AccessError, OpenError, RevokeError};
 use runwarden_actors::run::{ContextError, EnvelopeError, RunError};
 use serde_json::{Value, json};
+
+use crate::auth::PreviewTokenError;
 
 /// Seconds that a client is told to wait where the database is away.
 const STORE_RETRY_SECONDS: u64 = 2;
@@ -39,12 +43,20 @@ pub struct ApiError {
     status: u16,
     message: String,
     retry_after_seconds: Option<u64>,
+    limited: Option<Limited>,
+}
+
+/// What a 429 says beside its message.
+#[derive(Debug)]
+struct Limited {
+    limiter: Limiter,
+    next_allowed_at: Timestamp,
 }
 
 impl ApiError {
     /// An error with the status of its code.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, status: status_of(code), message: message.into(), retry_after_seconds: None }
+        Self { code, status: status_of(code), message: message.into(), retry_after_seconds: None, limited: None }
     }
 
     /// `invalid_request`.
@@ -74,6 +86,38 @@ impl ApiError {
         }
     }
 
+    /// `cache_unavailable`, with a time to wait. The source goes to the log only.
+    pub fn cache_unavailable(source: &dyn std::fmt::Display) -> Self {
+        tracing::warn!(%source, "coordination unavailable");
+        Self {
+            retry_after_seconds: Some(STORE_RETRY_SECONDS),
+            ..Self::new(ErrorCode::CacheUnavailable, "nobody can say now whether this is allowed; try again")
+        }
+    }
+
+    /// `rate_limited`, with whose limit it is and when it ends.
+    pub fn rate_limited(limiter: Limiter, retry_after_ms: u64, now: Timestamp) -> Self {
+        let wait = i64::try_from(retry_after_ms).unwrap_or(i64::MAX);
+        Self {
+            retry_after_seconds: Some(retry_after_ms.div_ceil(1000).max(1)),
+            limited: Some(Limited { limiter, next_allowed_at: now.plus_millis(wait) }),
+            ..Self::new(ErrorCode::RateLimited, format!("too many requests of this {limiter}"))
+        }
+    }
+
+    /// `concurrency_limited`: all of a session's slots are taken.
+    pub fn concurrency_limited(slots: u32) -> Self {
+        Self {
+            retry_after_seconds: Some(1),
+            ..Self::new(ErrorCode::ConcurrencyLimited, format!("{slots} requests of this preview are under way"))
+        }
+    }
+
+    /// The reason of the access-denied event that belongs to it, where there is one (section 11).
+    pub fn security_reason(&self) -> Option<SecurityReason> {
+        self.code.as_str().parse().ok()
+    }
+
     /// The code.
     pub const fn code(&self) -> ErrorCode {
         self.code
@@ -89,6 +133,13 @@ impl ApiError {
         let mut body = json!({"code": self.code, "message": self.message});
         if let Some(seconds) = self.retry_after_seconds {
             body["retryAfterMs"] = json!(seconds * 1000);
+        }
+        if self.code == ErrorCode::CacheUnavailable {
+            body["backoffHint"] = json!("exponential");
+        }
+        if let Some(limited) = &self.limited {
+            body["limiter"] = json!(limited.limiter);
+            body["nextAllowedAt"] = json!(limited.next_allowed_at);
         }
         body
     }
@@ -129,6 +180,53 @@ impl From<RunError> for ApiError {
             RunError::Store(error) => Self::from(error),
             RunError::NeedsOffload(_) | RunError::Stopped => Self::store_unavailable(&error),
         }
+    }
+}
+
+impl From<CoordinationError> for ApiError {
+    fn from(error: CoordinationError) -> Self {
+        Self::cache_unavailable(&error)
+    }
+}
+
+impl From<AccessError> for ApiError {
+    fn from(error: AccessError) -> Self {
+        Self::cache_unavailable(&error)
+    }
+}
+
+impl From<RevokeError> for ApiError {
+    fn from(error: RevokeError) -> Self {
+        match error {
+            RevokeError::Store(error) => error.into(),
+            RevokeError::Coordination(error) => error.into(),
+        }
+    }
+}
+
+impl From<OpenError> for ApiError {
+    fn from(error: OpenError) -> Self {
+        let code = match &error {
+            OpenError::NotFound => return Self::not_found("preview session"),
+            OpenError::NotReady(_) => ErrorCode::Conflict,
+            OpenError::Expired => ErrorCode::Expired,
+            OpenError::Revoked => ErrorCode::Revoked,
+            OpenError::Store(error) => return Self::store_unavailable(error),
+            OpenError::Stopped => return Self::store_unavailable(&error),
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<PreviewTokenError> for ApiError {
+    fn from(error: PreviewTokenError) -> Self {
+        let code = match &error {
+            PreviewTokenError::Expired => ErrorCode::Expired,
+            PreviewTokenError::SignatureMismatch => ErrorCode::SignatureMismatch,
+            PreviewTokenError::BindingMismatch => ErrorCode::BindingMismatch,
+            PreviewTokenError::Unavailable(_) => return Self::cache_unavailable(&error),
+        };
+        Self::new(code, error.to_string())
     }
 }
 

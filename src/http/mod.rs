@@ -10,6 +10,7 @@ mod events;
 mod flags;
 mod health;
 mod openapi;
+mod previews;
 mod quarantine;
 mod reader_json;
 mod routes;

@@ -9,6 +9,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
+use super::previews::{exchange, paths, probe, sessions, subscribe};
 use super::{chats, daemon_events, daemon_stream, events, flags, health, quarantine, runs};
 
 /// Routes by their handlers; a test compares them with those that are served.
@@ -28,6 +29,15 @@ use super::{chats, daemon_events, daemon_stream, events, flags, health, quaranti
         daemon_events::post_event,
         daemon_events::get_position,
         daemon_stream::open,
+        sessions::start,
+        sessions::get,
+        sessions::exchange_token,
+        sessions::revoke_session,
+        exchange::exchange,
+        exchange::subscription_token,
+        probe::probe,
+        subscribe::subscribe,
+        paths::any,
         health::healthz,
         health::readyz,
         health::metrics,
@@ -109,6 +119,14 @@ fn schemas() -> Map<String, Value> {
     generator.subschema_for::<flags::FlagBody>();
     generator.subschema_for::<flags::FlagAnswer>();
     generator.subschema_for::<quarantine::QuarantinePage>();
+    generator.subschema_for::<sessions::StartBody>();
+    generator.subschema_for::<sessions::SessionBody>();
+    generator.subschema_for::<sessions::ExchangeTokenBody>();
+    generator.subschema_for::<sessions::RevokedBody>();
+    generator.subschema_for::<exchange::ExchangeBody>();
+    generator.subschema_for::<exchange::ExchangedBody>();
+    generator.subschema_for::<exchange::SubscriptionTokenBody>();
+    generator.subschema_for::<probe::ProbeBody>();
     generator.take_definitions(true)
 }
 
@@ -145,6 +163,9 @@ mod tests {
     #[test]
     fn every_route_is_described() {
         let text = include_str!("routes.rs").replace("internal(\"", "resource(\"");
+        // Served by a scope, because its path is read as it came.
+        let text =
+            text.replace("web::scope(\"/api/preview/proxy\")", "resource(\"/api/preview/proxy/{session_id}/{path}\")");
         let served: Vec<&str> = text.split("resource(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
         let document = document();
         let described = document["paths"].as_object().unwrap();

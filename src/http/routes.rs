@@ -1,8 +1,11 @@
 //! Every route, in one place.
 
+use actix_web::guard::fn_guard;
+use actix_web::http::Method;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpResponse, Resource};
 
+use super::previews::{browser, exchange, hosts, paths, probe, sessions, subscribe};
 use super::{ApiError, chats, daemon_events, daemon_stream, events, flags, health, openapi, quarantine, runs};
 
 /// Adds the routes to an application that has an [`super::AppState`].
@@ -10,6 +13,8 @@ pub fn configure(config: &mut ServiceConfig) {
     config
         .app_data(web::QueryConfig::default().error_handler(|error, _| ApiError::invalid(error.to_string()).into()))
         .app_data(web::PathConfig::default().error_handler(|error, _| ApiError::invalid(error.to_string()).into()))
+        // Preview hosts first: everything on them is the app's, whatever our own routes are called.
+        .service(web::scope("").guard(fn_guard(hosts::is_preview_host)).default_service(web::to(hosts::any)))
         // Daemons: section 4. The token is checked by the handlers' `Daemon` extractor.
         .service(resource("/api/daemon-event").route(web::post().to(daemon_events::post_event)))
         .service(resource("/api/daemon/position").route(web::get().to(daemon_events::get_position)))
@@ -27,6 +32,35 @@ pub fn configure(config: &mut ServiceConfig) {
                 .route(web::delete().to(flags::delete)),
         )
         .service(internal("/api/internal/quarantine").route(web::get().to(quarantine::list)))
+        // Previews: section 5. Sessions for host applications, the rest for browsers.
+        .service(internal("/api/internal/preview/session/start").route(web::post().to(sessions::start)))
+        .service(internal("/api/internal/preview/session/{session_id}").route(web::get().to(sessions::get)))
+        .service(
+            internal("/api/internal/preview/session/{session_id}/exchange-token")
+                .route(web::post().to(sessions::exchange_token)),
+        )
+        .service(
+            internal("/api/internal/preview/session/{session_id}/revoke")
+                .route(web::post().to(sessions::revoke_session)),
+        )
+        .service(
+            resource("/api/preview/session/{session_id}/exchange")
+                .route(web::post().to(exchange::exchange))
+                .route(web::method(Method::OPTIONS).to(browser::preflight)),
+        )
+        .service(
+            resource("/api/preview/session/{session_id}/subscription-token")
+                .route(web::post().to(exchange::subscription_token))
+                .route(web::method(Method::OPTIONS).to(browser::preflight)),
+        )
+        .service(
+            resource("/api/preview/probe/{session_id}")
+                .route(web::get().to(probe::probe))
+                .route(web::method(Method::OPTIONS).to(browser::preflight)),
+        )
+        .service(resource("/api/preview/subscribe/{session_id}").route(web::get().to(subscribe::subscribe)))
+        // Every path below it, as it stands in the request line; the handler reads the id by itself.
+        .service(web::scope("/api/preview/proxy").default_service(web::to(paths::any)))
         // Every other internal path asks for the key too, before it says that there is nothing.
         .service(web::scope("/api/internal").default_service(web::to(unknown_internal)))
         // Operations: section 13.

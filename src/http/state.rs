@@ -8,6 +8,7 @@ use runwarden_actors::run::Deps;
 use tokio::sync::watch;
 
 use crate::auth::{DaemonTokens, SharedSecret};
+use crate::proxy::PreviewServices;
 use crate::telemetry::Metrics;
 
 /// Shared by all workers. Cheap to clone.
@@ -27,6 +28,8 @@ pub struct AppState {
     pub rollout_phase: RolloutPhase,
     /// Counters.
     pub metrics: Option<Metrics>,
+    /// Previews.
+    pub previews: PreviewServices,
     /// Turns true when the server is going down.
     pub shutdown: watch::Receiver<bool>,
 }

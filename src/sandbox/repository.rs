@@ -1,7 +1,8 @@
 //! Finds a repository on this host without asking it, and borrows its objects without believing its configuration.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use runwarden_actors::ports::SandboxError;
@@ -81,6 +82,38 @@ impl Repository {
             }
         }
         Ok(Borrowed { folder, objects: self.objects.clone() })
+    }
+
+    /// A file of the working tree by its relative path; `None` where there is none. What was opened is looked at,
+    /// not its name: a link that is changed meanwhile leads nowhere else.
+    pub(super) fn read_file(&self, path: &str, max_bytes: usize) -> Result<Option<Vec<u8>>, SandboxError> {
+        if path.is_empty() || Path::new(path).is_absolute() {
+            return Err(refused("a file of the repository is named by its relative path"));
+        }
+        let canonical = match self.work_tree.join(path).canonicalize() {
+            Ok(canonical) => canonical,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+            Err(error) => return Err(broken(&error)),
+        };
+        let outside = || refused(&format!("`{path}` lies outside of the repository"));
+        if !canonical.starts_with(&self.work_tree) {
+            return Err(outside());
+        }
+        if !canonical.is_file() {
+            return Err(refused(&format!("`{path}` is not a regular file")));
+        }
+        let file = fs::File::open(&canonical).map_err(|error| broken(&error))?;
+        match fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) {
+            Ok(opened) if !opened.starts_with(&self.work_tree) => return Err(outside()),
+            // Elsewhere than on Linux the name is all there is.
+            Ok(_) | Err(_) => {}
+        }
+        let mut bytes = Vec::new();
+        file.take(max_bytes as u64 + 1).read_to_end(&mut bytes).map_err(|error| broken(&error))?;
+        if bytes.len() > max_bytes {
+            return Err(refused(&format!("`{path}` has more than {max_bytes} bytes")));
+        }
+        Ok(Some(bytes))
     }
 }
 

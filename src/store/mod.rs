@@ -9,6 +9,7 @@ mod batch;
 mod binding;
 mod failure;
 pub mod postgres;
+mod preview_rows;
 mod rows;
 mod schema;
 pub mod sqlite;

@@ -12,15 +12,15 @@ use sqlx::types::Uuid;
 
 use super::failure::Failure;
 
-fn corrupt(error: impl Display) -> Failure {
+pub(super) fn corrupt(error: impl Display) -> Failure {
     Failure::Corrupt(error.to_string())
 }
 
-fn name<T: FromStr<Err: Display>>(text: &str) -> Result<T, Failure> {
+pub(super) fn name<T: FromStr<Err: Display>>(text: &str) -> Result<T, Failure> {
     text.parse().map_err(corrupt)
 }
 
-fn name_or_none<T: FromStr<Err: Display>>(text: Option<&str>) -> Result<Option<T>, Failure> {
+pub(super) fn name_or_none<T: FromStr<Err: Display>>(text: Option<&str>) -> Result<Option<T>, Failure> {
     text.map(name).transpose()
 }
 

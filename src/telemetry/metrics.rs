@@ -35,6 +35,7 @@ fn describe() {
     describe_counter!("runwarden.envelopes", "Daemon envelopes by outcome");
     describe_counter!("runwarden.quarantined", "Quarantine rows by reason and repository");
     describe_counter!("runwarden.access_denied", "Access-denied events by reason");
+    describe_counter!("runwarden.preview_unknown_kid", "Preview tokens with an unknown key, by namespace");
     describe_counter!("runwarden.run_actors", "What happened to run actors");
     describe_gauge!("runwarden.live_runs", "Run actors in this process");
     describe_counter!(METRIC_STRICT_MISMATCH, "Envelopes without runId for strict runs");

@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use metrics::{counter, gauge};
+use metrics::{counter, gauge, histogram};
 use runwarden_actors::contract::names::{
-    EVENT_ACCESS_DENIED, EVENT_SCHEMA_VERSION, METRIC_LEGACY_MODE, METRIC_MISSING_END_SHA, METRIC_STRICT_MISMATCH,
+    EVENT_ACCESS_DENIED, EVENT_SCHEMA_VERSION, EVENT_SESSION_STATE_CHANGED, METRIC_LEGACY_MODE, METRIC_MISSING_END_SHA,
+    METRIC_PREVIEW_READY_LATENCY, METRIC_STRICT_MISMATCH,
 };
-use runwarden_actors::contract::{QuarantineReason, SecurityReason, Timestamp};
-use runwarden_actors::ports::{Clock, Observer, RunDimensions};
+use runwarden_actors::contract::{PreviewSessionState, QuarantineReason, SecurityReason, Timestamp};
+use runwarden_actors::ports::{Clock, Observer, PreviewDimensions, RunDimensions};
 use std::sync::Arc;
 
 /// Repositories and users that get a label of their own; the rest share `other`, so that memory has a bound.
@@ -79,6 +80,60 @@ impl Observer for TelemetryObserver {
             reason = %reason,
             "access denied"
         );
+    }
+
+    fn preview_state(
+        &self,
+        session: PreviewDimensions<'_>,
+        from: Option<PreviewSessionState>,
+        to: PreviewSessionState,
+    ) {
+        counter!("runwarden.preview_sessions", "state" => to.as_str()).increment(1);
+        tracing::info!(
+            target: "runwarden::events",
+            schemaVersion = EVENT_SCHEMA_VERSION,
+            eventName = EVENT_SESSION_STATE_CHANGED,
+            origin = "server",
+            tsServer = %self.now(),
+            traceId = %session.preview_session_id,
+            previewSessionId = %session.preview_session_id,
+            runId = %session.run_id,
+            threadId = %session.thread_id,
+            threadChatId = %session.thread_chat_id,
+            userId = %session.user_id,
+            codesandboxId = %session.codesandbox_id,
+            sandboxProvider = %session.sandbox_provider,
+            from = from.map(tracing::field::display),
+            to = %to,
+            "preview session state changed"
+        );
+    }
+
+    fn preview_denied(&self, session: PreviewDimensions<'_>, reason: SecurityReason) {
+        counter!("runwarden.access_denied", "reason" => reason.as_str()).increment(1);
+        tracing::warn!(
+            target: "runwarden::events",
+            schemaVersion = EVENT_SCHEMA_VERSION,
+            eventName = EVENT_ACCESS_DENIED,
+            origin = "client",
+            tsServer = %self.now(),
+            traceId = %session.proxy_req_id.unwrap_or(session.preview_session_id.as_uuid()),
+            proxyReqId = session.proxy_req_id.map(tracing::field::display),
+            previewSessionId = %session.preview_session_id,
+            runId = %session.run_id,
+            threadId = %session.thread_id,
+            threadChatId = %session.thread_chat_id,
+            userId = %session.user_id,
+            codesandboxId = %session.codesandbox_id,
+            sandboxProvider = %session.sandbox_provider,
+            reason = %reason,
+            "preview access denied"
+        );
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "milliseconds of one start; exact up to 2^53")]
+    fn preview_ready_after(&self, session: PreviewDimensions<'_>, millis: u64) {
+        histogram!(METRIC_PREVIEW_READY_LATENCY, "provider" => session.sandbox_provider.as_str()).record(millis as f64);
     }
 
     fn actor(&self, what: &'static str) {

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use runwarden::coordination::{EmbeddedCoordination, RedisCoordination, RedisUrlError};
 use runwarden_actors::contract::Timestamp;
-use runwarden_actors::ports::{Clock, Coordination, CoordinationError, Lease, RateDecision};
+use runwarden_actors::ports::{Clock, Coordination, CoordinationError, Lease, Leases as _, RateDecision};
 use rustix::process::{Signal, kill_process};
 
 use crate::redis_server::RedisServer;
 
-struct WallClock;
+pub(crate) struct WallClock;
 
 impl Clock for WallClock {
     #[allow(clippy::disallowed_methods, reason = "this is the clock")]
@@ -30,12 +30,12 @@ impl Clock for SetClock {
     }
 }
 
-fn embedded() -> Arc<dyn Coordination> {
+pub(crate) fn embedded() -> Arc<dyn Coordination> {
     Arc::new(EmbeddedCoordination::new(Arc::new(WallClock)))
 }
 
 /// All tests share one server, each with keys of its own.
-fn redis() -> Arc<dyn Coordination> {
+pub(crate) fn redis() -> Arc<dyn Coordination> {
     static SERVER: OnceLock<RedisServer> = OnceLock::new();
     let server = SERVER.get_or_init(|| RedisServer::spawn(None));
     Arc::new(RedisCoordination::new(&server.url()).unwrap())
@@ -43,10 +43,11 @@ fn redis() -> Arc<dyn Coordination> {
 
 macro_rules! suite {
     ($($name:ident),+ $(,)?) => {
-        mod on_embedded { $(#[tokio::test] async fn $name() { super::$name(super::embedded()).await; })+ }
-        mod on_redis { $(#[tokio::test] async fn $name() { super::$name(super::redis()).await; })+ }
+        mod on_embedded { $(#[tokio::test] async fn $name() { super::$name(crate::coordination::embedded()).await; })+ }
+        mod on_redis { $(#[tokio::test] async fn $name() { super::$name(crate::coordination::redis()).await; })+ }
     };
 }
+pub(crate) use suite;
 
 suite! {
     a_lease_has_one_holder,
@@ -167,7 +168,7 @@ async fn the_clock_is_a_clock(store: Arc<dyn Coordination>) {
 }
 
 /// Asks again until the answer is yes; the time is far above what it should take, because it proves nothing.
-async fn until(mut asked: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(mut asked: impl AsyncFnMut() -> bool) {
     for _ in 0..500 {
         if asked().await {
             return;

@@ -5,10 +5,13 @@
 mod app;
 #[path = "../support/postgres.rs"]
 mod postgres;
+#[path = "../support/redis.rs"]
+mod redis_server;
 
 mod bad_input;
 mod daemon_events;
 mod daemon_stream;
+mod keys_command;
 mod operations;
 mod readers;
 mod runs;

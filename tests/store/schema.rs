@@ -6,8 +6,8 @@ use std::path::Path;
 use runwarden::store::postgres::PostgresStore;
 use runwarden::store::sqlite::SqliteStore;
 use runwarden_actors::contract::{
-    DiffSource, FeatureFlag, OpenMode, PreviewSessionState, QuarantineReason, ReadyDowngradeState, RunStatus,
-    SandboxProvider, TerminalKind, TriggerSource, UiValidationOutcome, UnsupportedReason, ValidationStatus,
+    DiffSource, FeatureFlag, OpenMode, PreviewErrorCode, PreviewSessionState, QuarantineReason, ReadyDowngradeState,
+    RunStatus, SandboxProvider, TerminalKind, TriggerSource, UiValidationOutcome, UnsupportedReason, ValidationStatus,
 };
 use runwarden_actors::ports::{Store, StoreError};
 
@@ -43,6 +43,8 @@ fn vocabulary() -> Vec<(&'static str, &'static str, BTreeSet<String>)> {
         ("preview_session", "open_mode", all!(OpenMode)),
         ("preview_session", "state", all!(PreviewSessionState)),
         ("preview_session", "unsupported_reason", all!(UnsupportedReason)),
+        ("preview_session", "config_open_mode", all!(OpenMode)),
+        ("preview_session", "error_code", all!(PreviewErrorCode)),
         ("preview_validation_attempt", "status", all!(ValidationStatus)),
         ("preview_validation_attempt", "diff_source", all!(DiffSource)),
         ("thread_ui_validation", "ui_validation_outcome", all!(UiValidationOutcome)),
@@ -94,7 +96,9 @@ async fn the_partial_unique_index_covers_the_active_statuses(database: Database)
     assert!(found.contains("unique"));
     assert_eq!(quoted(&found), active);
     let open = PreviewSessionState::ALL.iter().filter(|state| state.is_open()).map(ToString::to_string).collect();
-    assert_eq!(quoted(&index(&database, "preview_session_open_idx").await), open);
+    for name in ["preview_session_open_idx", "preview_session_open_access_idx", "preview_session_open_expires_idx"] {
+        assert_eq!(quoted(&index(&database, name).await), open, "{name}");
+    }
 }
 
 async fn the_promised_indexes_are_there(database: Database) {
@@ -107,6 +111,8 @@ async fn the_promised_indexes_are_there(database: Database) {
         ("daemon_event_quarantine_thread_created_idx", "(thread_id, created_at desc, id desc)", false),
         ("preview_session_run_created_idx", "(run_id, created_at desc)", false),
         ("preview_session_thread_created_idx", "(thread_id, created_at desc)", false),
+        ("preview_session_open_access_idx", "(user_id, repo_full_name)", false),
+        ("preview_session_open_expires_idx", "(expires_at)", false),
     ] {
         let found = index(&database, name).await;
         assert!(found.contains(columns), "{found}");

@@ -1,7 +1,8 @@
-//! A real Docker engine for a test process: its own `dockerd` in a temporary folder, without networks, and an image
-//! made of this machine's `git` and a static busybox, so that no registry is asked.
+//! A real Docker engine for a test process: its own `dockerd` in a temporary folder, with a network only for those
+//! who ask for one, and an image made of this machine's `git` and a static busybox, so that no registry is asked.
 #![allow(dead_code, reason = "each test binary uses the part that it needs")]
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
@@ -11,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use bollard::models::{ContainerCreateBody, HostConfig};
+use bollard::models::{ContainerCreateBody, HostConfig, NetworkCreateRequest};
 use bollard::query_parameters::{CreateContainerOptionsBuilder, CreateImageOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::TryStreamExt as _;
@@ -19,18 +20,24 @@ use futures_util::TryStreamExt as _;
 /// The image of every container here.
 const IMAGE: &str = "runwarden-test:latest";
 /// What the image has of busybox.
-const APPLETS: [&str; 8] = ["cat", "cp", "ls", "mktemp", "rm", "sh", "sleep", "touch"];
+const APPLETS: [&str; 20] = [
+    "cat", "cp", "dd", "echo", "env", "head", "httpd", "ls", "mkdir", "mktemp", "mv", "readlink", "rm", "setsid", "sh",
+    "sleep", "tail", "touch", "tr", "yes",
+];
+/// The network of containers that are to be reached.
+const NETWORK: &str = "previews";
 
 /// Runs the engine and ends it, with its containers and its folder, when the test process ends, however that ends:
 /// standard input closes then.
 const GUARD: &str = r#"
-folder=$1
-shift
+folder=$1 bridge=$2
+shift 2
 "$@" >"$folder/log" 2>&1 &
 engine=$!
 cat >/dev/null
 kill $engine 2>/dev/null
 wait $engine
+busybox ip link delete "$bridge" 2>/dev/null
 rm -rf "$folder"
 "#;
 
@@ -64,15 +71,35 @@ impl DockerEngine {
         client.negotiate_version().await.unwrap()
     }
 
-    /// Starts a container that has `mount` as its `/workspace`, as this user.
+    /// Starts a container that has `mount` as its `/workspace`, as this user, without a network.
     pub async fn run(&self, name: &str, user: &str, mount: &Path) {
+        self.run_in(name, user, mount, "none").await;
+    }
+
+    /// The same, in a network that this machine reaches.
+    pub async fn run_reachable(&self, name: &str, user: &str, mount: &Path) {
+        static MADE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+        MADE.get_or_init(|| async {
+            let body = NetworkCreateRequest {
+                name: NETWORK.to_owned(),
+                driver: Some("bridge".to_owned()),
+                options: Some(HashMap::from([("com.docker.network.bridge.name".to_owned(), bridge())])),
+                ..NetworkCreateRequest::default()
+            };
+            self.client().await.create_network(body).await.unwrap();
+        })
+        .await;
+        self.run_in(name, user, mount, NETWORK).await;
+    }
+
+    async fn run_in(&self, name: &str, user: &str, mount: &Path, network: &str) {
         let body = ContainerCreateBody {
             image: Some(IMAGE.to_owned()),
             cmd: Some(vec!["sleep".to_owned(), "100000".to_owned()]),
             user: Some(user.to_owned()),
             stop_signal: Some("SIGKILL".to_owned()),
             host_config: Some(HostConfig {
-                network_mode: Some("none".to_owned()),
+                network_mode: Some(network.to_owned()),
                 binds: Some(vec![format!("{}:/workspace", mount.display())]),
                 ..HostConfig::default()
             }),
@@ -94,7 +121,7 @@ impl DockerEngine {
             command.args(["--non-interactive", "sh"]);
             command
         };
-        command.args(["-c", GUARD, "docker-guard"]).arg(&folder).arg("dockerd");
+        command.args(["-c", GUARD, "docker-guard"]).arg(&folder).arg(bridge()).arg("dockerd");
         command.arg("--host").arg(format!("unix://{}", folder.join("docker.sock").display()));
         for (option, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
             command.arg(option).arg(folder.join(name));
@@ -138,6 +165,11 @@ impl DockerEngine {
             assert!(done.iter().all(|step| step.error_detail.is_none()), "{done:?}");
         });
     }
+}
+
+/// The name of this engine's bridge; it outlives the engine unless it is removed.
+fn bridge() -> String {
+    format!("rwt{}", std::process::id())
 }
 
 /// A tar archive of all that a container needs.

@@ -118,42 +118,55 @@ fn is_repo_full_name(text: &str) -> bool {
     valid(parts.next()) && valid(parts.next()) && parts.next().is_none()
 }
 
-/// The only identity of one run: a UUIDv7, written as text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
-#[schemars(with = "String")]
-pub struct RunId(Uuid);
+macro_rules! uuid_id {
+    ($(#[$meta:meta])* $name:ident, $wire:literal) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
+        #[schemars(with = "String")]
+        pub struct $name(Uuid);
 
-impl RunId {
-    /// From a UUID that an id source has minted or a database holds.
-    pub const fn from_uuid(uuid: Uuid) -> Self {
-        Self(uuid)
-    }
+        impl $name {
+            /// From a UUID that an id source has minted or a database holds.
+            pub const fn from_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
 
-    /// Reads the hyphenated lower-case text form; every other spelling is somebody else's id.
-    pub fn parse(text: &str) -> Result<Self, InvalidId> {
-        let wrong = InvalidId { name: "runId", expected: "a UUID as 36 characters of hyphenated lower-case text" };
-        let uuid = Uuid::try_parse(text).map_err(|_| wrong.clone())?;
-        if uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text { Ok(Self(uuid)) } else { Err(wrong) }
-    }
+            /// Reads the hyphenated lower-case text form; every other spelling is somebody else's id.
+            pub fn parse(text: &str) -> Result<Self, InvalidId> {
+                let wrong = InvalidId { name: $wire, expected: "a UUID as 36 characters of hyphenated lower-case text" };
+                let uuid = Uuid::try_parse(text).map_err(|_| wrong.clone())?;
+                if uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text { Ok(Self(uuid)) } else { Err(wrong) }
+            }
 
-    /// The UUID.
-    pub const fn as_uuid(self) -> Uuid {
-        self.0
-    }
+            /// The UUID.
+            pub const fn as_uuid(self) -> Uuid {
+                self.0
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                Self::parse(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
 }
 
-impl std::fmt::Display for RunId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(&self.0, f)
-    }
-}
-
-impl<'de> Deserialize<'de> for RunId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
-    }
-}
+uuid_id!(
+    /// The only identity of one run: a UUIDv7, written as text.
+    RunId, "runId"
+);
+uuid_id!(
+    /// One preview of one run for one user: a UUIDv7, written as text; also the first label of its preview host.
+    PreviewSessionId, "previewSessionId"
+);
 
 /// A daemon's sequence number: 0 to 2^53 - 1, what a JavaScript number holds exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]

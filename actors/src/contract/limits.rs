@@ -76,5 +76,78 @@ pub const SSE_KEEPALIVE_SECONDS: u64 = 15;
 
 /// Life of a preview session (section 5).
 pub const PREVIEW_SESSION_SECONDS: u64 = 1800;
+/// Longest life of an exchange token (section 5).
+pub const PREVIEW_EXCHANGE_TOKEN_SECONDS: u64 = 300;
+/// Life of a subscription token (section 5).
+pub const PREVIEW_BROADCAST_TOKEN_SECONDS: u64 = 60;
+/// How far two clocks may be apart (section 5, tokens).
+pub const PREVIEW_CLOCK_SKEW_SECONDS: u64 = 60;
+/// How long the previous key of a namespace stays good after a rotation (section 5).
+pub const PREVIEW_KEY_GRACE_SECONDS: u64 = 15 * 60;
+/// How long `session/start` waits for a terminal state before it answers `initializing` (section 5).
+pub const PREVIEW_START_ANSWER_MS: u64 = 25_000;
+/// How long a preview may take to come up; after that it is `health_check_timeout`.
+pub const PREVIEW_HEALTH_TIMEOUT_MS: u64 = 120_000;
+/// Pause between two looks at a preview that is coming up.
+pub const PREVIEW_HEALTH_INTERVAL_MS: u64 = 250;
+/// Last bytes of a failed preview command's output that are kept.
+pub const PREVIEW_OUTPUT_TAIL_BYTES: usize = 4 * 1024;
+/// Longest preview command.
+pub const PREVIEW_COMMAND_MAX_BYTES: usize = 4096;
+/// Largest `.terragon/preview.json`.
+pub const PREVIEW_CONFIG_MAX_BYTES: usize = 64 * 1024;
+/// Longest path, with its query, that is forwarded to a preview.
+pub const PREVIEW_PATH_MAX_BYTES: usize = 2048;
+
+/// Largest request body that is forwarded to a preview (section 5, proxy).
+pub const PROXY_REQUEST_MAX_BYTES: u64 = 2 * 1024 * 1024;
+/// Time for an upstream to answer, and for its body to end (section 5, proxy).
+pub const PROXY_HTTP_TIMEOUT_MS: u64 = 30_000;
+/// Silence that ends an event stream or WebSocket (section 5, proxy).
+pub const PROXY_STREAM_IDLE_MS: u64 = 15 * 60_000;
+/// Time to connect to an upstream.
+pub const PROXY_CONNECT_TIMEOUT_MS: u64 = 5_000;
+/// Requests at once for one session, streams included (section 5, proxy).
+pub const PROXY_SLOTS_MAX: u32 = 16;
+/// Life of a slot that nobody extends: a server that dies gives its slots back after it.
+pub const PROXY_SLOT_MS: u64 = 60_000;
+/// How often a node looks whether its live sessions were revoked elsewhere; a cut within a second follows from it.
+pub const PREVIEW_REVOCATION_POLL_MS: u64 = 300;
+/// How long streams go on while nobody can say whether they were revoked; then they are cut.
+pub const PREVIEW_REVOCATION_BLIND_MS: i64 = 5_000;
+
+/// `session/start` for a user: sustained per minute (section 5, limits), default of a setting.
+pub const LIMIT_START_USER_PER_MINUTE: u32 = 30;
+/// `session/start` for an address: sustained per minute.
+pub const LIMIT_START_IP_PER_MINUTE: u32 = 120;
+/// `session/start` for a user: burst in 10 s.
+pub const LIMIT_START_USER_BURST: u32 = 10;
+/// `session/start` for an address: burst in 10 s.
+pub const LIMIT_START_IP_BURST: u32 = 30;
+/// Exchange for a user: sustained per minute.
+pub const LIMIT_EXCHANGE_USER_PER_MINUTE: u32 = 60;
+/// Exchange for an address: sustained per minute.
+pub const LIMIT_EXCHANGE_IP_PER_MINUTE: u32 = 240;
+/// Exchange for a user: burst in 10 s.
+pub const LIMIT_EXCHANGE_USER_BURST: u32 = 20;
+/// Exchange for an address: burst in 10 s.
+pub const LIMIT_EXCHANGE_IP_BURST: u32 = 60;
+/// Proxied requests of a session: sustained per minute.
+pub const LIMIT_PROXY_SESSION_PER_MINUTE: u32 = 1200;
+/// Proxied requests of an address: sustained per minute.
+pub const LIMIT_PROXY_IP_PER_MINUTE: u32 = 3600;
+/// Proxied requests of a session: burst in 10 s.
+pub const LIMIT_PROXY_SESSION_BURST: u32 = 240;
+/// Proxied requests of an address: burst in 10 s.
+pub const LIMIT_PROXY_IP_BURST: u32 = 600;
+/// Window of the sustained limits.
+pub const LIMIT_SUSTAINED_WINDOW_MS: u64 = 60_000;
+/// Window of the bursts.
+pub const LIMIT_BURST_WINDOW_MS: u64 = 10_000;
+
+/// How long a granted access to a repository is remembered (section 6); never longer than a session.
+pub const ACCESS_TTL_SECONDS: u64 = 60;
+/// How long a refused access is remembered (section 6).
+pub const ACCESS_NEGATIVE_TTL_SECONDS: u64 = 5;
 /// Validation attempts for one run (section 9).
 pub const VALIDATION_ATTEMPTS_MAX: u32 = 3;

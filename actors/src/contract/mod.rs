@@ -8,6 +8,7 @@ mod flags;
 mod ids;
 pub mod limits;
 pub mod names;
+mod preview;
 mod sandbox_alias;
 mod time;
 
@@ -20,8 +21,12 @@ pub use enums::{
 pub use error::ErrorCode;
 pub use flags::{FeatureFlag, FlagScope, FrozenFlagSnapshot, RolloutPhase};
 pub use ids::{
-    CodesandboxId, CommitSha, EventId, InvalidId, RepoFullName, RunId, Seq, StartRequestId, ThreadChatId, ThreadId,
-    UserId,
+    CodesandboxId, CommitSha, EventId, InvalidId, PreviewSessionId, RepoFullName, RunId, Seq, StartRequestId,
+    ThreadChatId, ThreadId, UserId,
+};
+pub use preview::{
+    AccessInvalidation, InvalidPreviewConfig, KeyNamespace, Limiter, PREVIEW_CONFIG_FILE, PinningMode, PreviewBinding,
+    PreviewConfig, PreviewErrorCode,
 };
 pub use sandbox_alias::SandboxRef;
 pub use time::Timestamp;

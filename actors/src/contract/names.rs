@@ -21,6 +21,32 @@ pub const KEY_SWEEP_LEASE: &str = "terragon:v1:run:sweep:lease";
 /// Prefix of the counter of quarantine offloads; the repository follows.
 pub const KEY_QUARANTINE_OFFLOAD: &str = "terragon:v1:run:quarantine-offload";
 
+/// Issuer of every preview token (section 5).
+pub const ISSUER_PREVIEW: &str = "terragon-preview";
+/// Prefix of the preview keys; namespace, then `active_kid`, `prev_kid` or a `kid` follow (section 5).
+pub const KEY_PREVIEW_KEYS: &str = "terragon:v1:preview:keys";
+/// Prefix of the mark that an exchange token was used; its `jti` follows (section 5).
+pub const KEY_EXCHANGE_JTI: &str = "terragon:v1:preview:exchange:jti";
+/// Prefix of the mark that an exchange token's `nonce` was used.
+pub const KEY_EXCHANGE_NONCE: &str = "terragon:v1:preview:exchange:nonce";
+/// Prefix of the mark that a subscription token was used; its `jti` follows.
+pub const KEY_BROADCAST_JTI: &str = "terragon:v1:preview:broadcast:jti";
+/// Prefix of what is remembered of a user's access; environment, user and repository follow (section 6).
+pub const KEY_REPO_ACCESS: &str = "terragon:v1:preview:repo-access";
+/// Prefix of a preview session's revocation version; its id follows.
+pub const KEY_PREVIEW_REVOCATION: &str = "terragon:v1:preview:revocation";
+/// Prefix of a preview session's slots; its id follows.
+pub const KEY_PREVIEW_SLOTS: &str = "terragon:v1:preview:slots";
+/// Prefix of the windows of limits; route, limiter, subject and window follow.
+pub const KEY_PREVIEW_LIMIT: &str = "terragon:v1:preview:limit";
+
+/// Names one proxied request in its answer, in logs and in events (section 5).
+pub const HEADER_PROXY_REQ_ID: &str = "X-Proxy-Req-Id";
+/// Schema version of what a subscription sends (section 5).
+pub const BROADCAST_SCHEMA_VERSION: u32 = 1;
+/// The channel type of a subscription (section 5, tokens).
+pub const BROADCAST_CHANNEL_TYPE: &str = "preview";
+
 /// Schema version of preview events (section 11).
 pub const EVENT_SCHEMA_VERSION: u32 = 1;
 /// A preview session moved (section 11).
@@ -38,6 +64,9 @@ pub const METRIC_STRICT_MISMATCH: &str = "preview.strict_mismatch";
 pub const METRIC_LEGACY_MODE: &str = "preview.legacy_mode";
 /// Terminal envelopes without `endSha` (section 11).
 pub const METRIC_MISSING_END_SHA: &str = "preview.missing_end_sha";
+
+/// Milliseconds from `pending` to `ready`, by the server's clock (section 11).
+pub const METRIC_PREVIEW_READY_LATENCY: &str = "preview_ready_latency_ms";
 
 /// `failure_reason` of a run that the backstop sweep ended (section 4).
 pub const FAILURE_MISSING_END_SHA_TIMEOUT: &str = "missing_end_sha_timeout";

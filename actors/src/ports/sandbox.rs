@@ -5,6 +5,8 @@ use thiserror::Error;
 
 use crate::contract::{CodesandboxId, CommitSha, SandboxProvider};
 
+use super::preview_host::PreviewHost;
+
 /// Which repository in which sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxTarget {
@@ -33,9 +35,10 @@ pub enum SandboxError {
     Timeout(String),
 }
 
-/// A provider of sandboxes. Everything here only reads; no call changes the sandbox or a run.
+/// A provider of sandboxes. Everything here only reads; no call changes the sandbox or a run. What a preview needs
+/// stands in [`PreviewHost`].
 #[async_trait]
-pub trait Sandbox: Send + Sync {
+pub trait Sandbox: PreviewHost {
     /// The live `git rev-parse HEAD`.
     async fn head_sha(&self, target: &SandboxTarget) -> Result<CommitSha, SandboxError>;
 

@@ -14,7 +14,9 @@ use crate::ports::RateDecision;
 use crate::ports::store::StoreError;
 use crate::run::{Deps, Envelope, Offload, RunError, RunHandle, bounded};
 
-use super::actor::{LookUp, Registry, Roster, WhoIsAlive};
+use crate::preview::Previews;
+
+use super::actor::{LookUp, PreviewRoster, Registry, RunRoster, WhoIsAlive};
 
 /// Times that a batch is handed to a new actor after one has stopped under it.
 const REBUILDS_MAX: usize = 3;
@@ -48,16 +50,22 @@ pub struct LiveRun {
 #[derive(Clone)]
 pub struct Runs {
     registry: Addr<Registry>,
-    roster: Roster,
+    roster: RunRoster,
+    previews: PreviewRoster,
     deps: Deps,
 }
 
 impl Runs {
     /// Starts the registry in the current actix system; call it before the HTTP server is made.
     pub fn start(deps: Deps, options: RegistryOptions) -> Self {
-        let roster = Roster::default();
-        let registry = Registry::new(deps.clone(), options, roster.clone()).start();
-        Self { registry, roster, deps }
+        let (roster, previews) = (RunRoster::default(), PreviewRoster::default());
+        let registry = Registry::new(deps.clone(), options, roster.clone(), previews.clone()).start();
+        Self { registry, roster, previews, deps }
+    }
+
+    /// The open preview sessions of the same registry.
+    pub fn previews(&self) -> Previews {
+        Previews::new(self.registry.clone(), self.previews.clone())
     }
 
     /// Submits envelopes of one run, in order, and answers each once it is durable.
@@ -101,7 +109,7 @@ impl Runs {
     }
 
     async fn handle(&self, run_id: RunId) -> Result<RunHandle, RunError> {
-        match self.roster.alive(run_id) {
+        match self.roster.alive(&run_id) {
             Some(handle) => Ok(handle),
             None => self.ask(LookUp(run_id)).await,
         }

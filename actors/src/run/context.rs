@@ -82,6 +82,8 @@ pub async fn create_run_context(
         match deps.store.create_run(&new).await? {
             CreateRunOutcome::Created { run, superseded } => {
                 tracing::info!(run_id = %run.run_id, thread_id = %run.thread_id, superseded = superseded.map(tracing::field::display), "run created");
+                // It may have closed previews of the thread; every server is told so from the outbox.
+                deps.effects.wake();
                 return Ok((*run, true));
             }
             CreateRunOutcome::Known(run) => return Ok((*run, false)),
@@ -97,6 +99,7 @@ pub async fn bind_run_sandbox(deps: &Deps, run_id: RunId, binding: &SandboxBindi
         match deps.store.bind_run_sandbox(run_id, binding, deps.clock.now()).await? {
             BindOutcome::Bound(run) => {
                 tracing::info!(%run_id, provider = %binding.sandbox_provider, "run bound to its sandbox");
+                deps.effects.wake();
                 return Ok(*run);
             }
             BindOutcome::NotFound => return Err(ContextError::NotFound),

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::CommitSha;
+use crate::ports::store::ClosedPreview;
 
 /// One thing to do. Its JSON form is what the outbox holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +24,11 @@ pub enum Effect {
     ReclassifyLegacy,
     /// Emit an access-denied event if a preview of the thread is open.
     DenyAccessIfPreviewed,
+    /// Tell every server that these preview sessions are closed: a new run or sandbox took their place.
+    AnnounceClosedPreviews {
+        /// They, as the same transaction left them.
+        sessions: Vec<ClosedPreview>,
+    },
 }
 
 impl Effect {
@@ -33,6 +39,7 @@ impl Effect {
             Self::ClassifyLegacy => "classify_legacy",
             Self::ReclassifyLegacy => "reclassify_legacy",
             Self::DenyAccessIfPreviewed => "deny_access_if_previewed",
+            Self::AnnounceClosedPreviews { .. } => "announce_closed_previews",
         }
     }
 }

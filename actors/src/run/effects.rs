@@ -12,8 +12,9 @@ use tokio::time::timeout;
 
 use crate::contract::limits::{EFFECT_ATTEMPTS_MAX, EFFECT_TIMEOUT_MS};
 use crate::contract::{CommitSha, DiffSource, SecurityReason, UiValidationOutcome};
-use crate::ports::store::{DueEffect, RunRecord, StoreError};
+use crate::ports::store::{ClosedPreview, DueEffect, RunRecord, StoreError};
 use crate::ports::{RunDimensions, SandboxTarget};
+use crate::preview::{announce, note_closed, stop_command};
 use crate::validation::{UiRules, changed_paths};
 
 use super::deps::Deps;
@@ -119,6 +120,7 @@ async fn carry_out(deps: &Deps, effect: &Effect, run_id: crate::contract::RunId)
             }
             Ok(())
         }
+        Effect::AnnounceClosedPreviews { sessions } => announce_closed(deps, sessions).await,
     }
 }
 
@@ -140,6 +142,19 @@ fn target(run: &RunRecord) -> Option<SandboxTarget> {
         codesandbox_id: run.codesandbox_id.clone()?,
         repo_dir: run.repo_dir.clone(),
     })
+}
+
+/// Section 5, revocation: servers learn of it within their next look.
+async fn announce_closed(deps: &Deps, sessions: &[ClosedPreview]) -> Result<(), StoreError> {
+    for closed in sessions {
+        let announced = announce(deps.coordination.as_ref(), closed.preview_session_id, closed.revocation_version);
+        announced.await.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        if let Some(session) = deps.store.load_preview(closed.preview_session_id).await? {
+            note_closed(deps.observer.as_ref(), &session, closed);
+            stop_command(deps, &session).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Section 4, terminal: `endSha` against the sandbox's live HEAD. Whatever comes of it, validation goes on.

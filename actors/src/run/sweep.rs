@@ -1,5 +1,5 @@
-//! The backstop (section 4): one node, under a lease, ends runs that would otherwise hang for ever and purges
-//! old quarantine.
+//! The backstop (section 4): one node, under a lease, ends runs that would otherwise hang for ever, ends preview
+//! sessions whose life is over, and purges old quarantine.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use crate::contract::limits::{QUARANTINE_RETENTION_DAYS, SWEEP_INTERVAL_SECONDS,
 use crate::contract::names::KEY_SWEEP_LEASE;
 use crate::ports::store::{QuarantineDay, StoreError, SweepLimits};
 use crate::ports::{CoordinationError, EvidenceError};
+use crate::preview::sweep_previews;
 use thiserror::Error;
 
 use super::deps::Deps;
@@ -36,6 +37,8 @@ pub struct Swept {
     pub not_leader: bool,
     /// Runs ended as `failed` with `missing_end_sha_timeout`.
     pub ended_runs: usize,
+    /// Preview sessions ended because their life is over.
+    pub ended_previews: usize,
     /// Purged quarantine by day, repository and reason.
     pub purged: Vec<QuarantineDay>,
 }
@@ -101,6 +104,13 @@ pub async fn sweep_once(deps: &Deps, options: SweepOptions, holder: &str) -> Res
         if ended.len() < SWEEP_MOST as usize {
             break;
         }
+    }
+    for _ in 0..SWEEP_ROUNDS_MAX {
+        let ended = sweep_previews(deps).await?;
+        if ended == 0 {
+            break;
+        }
+        swept.ended_previews += ended;
     }
     let retention = Duration::from_secs(u64::try_from(QUARANTINE_RETENTION_DAYS).unwrap_or_default() * 86_400);
     for _ in 0..SWEEP_ROUNDS_MAX {

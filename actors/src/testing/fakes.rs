@@ -8,10 +8,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::contract::{CommitSha, QuarantineReason, SecurityReason, Timestamp};
+use crate::contract::{
+    CommitSha, KeyNamespace, PreviewConfig, PreviewSessionId, PreviewSessionState, QuarantineReason, RunId,
+    SandboxProvider, SecurityReason, Timestamp,
+};
 use crate::ports::{
-    Clock, Coordination, CoordinationError, EvidenceError, EvidenceStore, IdSource, Lease, Observer, RateDecision,
-    RunDimensions, Sandbox, SandboxError, SandboxTarget,
+    AccessCache, Admission, Admitted, Clock, CommandReport, CommandState, CoordinationError, EvidenceError,
+    EvidenceStore, IdSource, KeyRing, Lease, Leases, LimitDecision, LimitWindow, Observer, PreviewCommand,
+    PreviewDimensions, PreviewGate, PreviewHost, PreviewKey, PreviewKeys, RateDecision, RememberedAccess,
+    RunDimensions, Sandbox, SandboxError, SandboxTarget, SingleUse, Upstream,
 };
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -57,15 +62,17 @@ impl IdSource for TestIds {
     }
 }
 
-/// Leases and counters in memory, without time: a lease lasts until it is released, a window never ends.
+/// Leases, counters and announced revocations in memory, without time: a lease lasts until it is released, a window
+/// never ends.
 #[derive(Debug, Default)]
 pub struct TestCoordination {
     leases: Mutex<HashMap<String, String>>,
     counts: Mutex<HashMap<String, u32>>,
+    revocations: Mutex<HashMap<PreviewSessionId, i64>>,
 }
 
 #[async_trait]
-impl Coordination for TestCoordination {
+impl Leases for TestCoordination {
     async fn acquire_lease(&self, key: &str, holder: &str, _: u64) -> Result<Option<Lease>, CoordinationError> {
         let mut leases = locked(&self.leases);
         let owner = leases.entry(key.to_owned()).or_insert_with(|| holder.to_owned());
@@ -100,6 +107,78 @@ impl Coordination for TestCoordination {
     }
 }
 
+fn not_faked<T>() -> Result<T, CoordinationError> {
+    Err(CoordinationError("this fake does not know it; use the embedded adapter".into()))
+}
+
+#[async_trait]
+impl SingleUse for TestCoordination {
+    async fn use_once(&self, _: &[String], _: u64) -> Result<bool, CoordinationError> {
+        not_faked()
+    }
+}
+
+#[async_trait]
+impl PreviewKeys for TestCoordination {
+    async fn key_ring(&self, _: KeyNamespace, _: &PreviewKey) -> Result<KeyRing, CoordinationError> {
+        not_faked()
+    }
+
+    async fn rotate_key(&self, _: KeyNamespace, _: &PreviewKey, _: u64) -> Result<KeyRing, CoordinationError> {
+        not_faked()
+    }
+
+    async fn revoke_key(&self, _: KeyNamespace, _: &str, _: &PreviewKey) -> Result<Option<KeyRing>, CoordinationError> {
+        not_faked()
+    }
+}
+
+#[async_trait]
+impl AccessCache for TestCoordination {
+    async fn remembered_access(&self, _: &str) -> Result<RememberedAccess, CoordinationError> {
+        not_faked()
+    }
+
+    async fn remember_access(&self, _: &str, _: bool, _: u64, _: u64) -> Result<(), CoordinationError> {
+        not_faked()
+    }
+
+    async fn forget_access(&self, _: &str) -> Result<(), CoordinationError> {
+        not_faked()
+    }
+}
+
+#[async_trait]
+impl PreviewGate for TestCoordination {
+    async fn admit(&self, _: &Admission<'_>) -> Result<Admitted, CoordinationError> {
+        not_faked()
+    }
+
+    async fn extend_slot(&self, _: PreviewSessionId, _: Uuid, _: u64) -> Result<bool, CoordinationError> {
+        not_faked()
+    }
+
+    async fn release_slot(&self, _: PreviewSessionId, _: Uuid) -> Result<(), CoordinationError> {
+        not_faked()
+    }
+
+    async fn count_all(&self, _: &[LimitWindow]) -> Result<LimitDecision, CoordinationError> {
+        not_faked()
+    }
+
+    async fn announce_revocation(&self, id: PreviewSessionId, version: i64, _: u64) -> Result<(), CoordinationError> {
+        let mut revocations = locked(&self.revocations);
+        let known = revocations.entry(id).or_insert(version);
+        *known = version.max(*known);
+        Ok(())
+    }
+
+    async fn revocations(&self, ids: &[PreviewSessionId]) -> Result<Vec<Option<i64>>, CoordinationError> {
+        let revocations = locked(&self.revocations);
+        Ok(ids.iter().map(|id| revocations.get(id).copied()).collect())
+    }
+}
+
 /// Objects in memory.
 #[derive(Debug, Default)]
 pub struct MemoryEvidence(Mutex<HashMap<String, Bytes>>);
@@ -130,12 +209,25 @@ impl EvidenceStore for MemoryEvidence {
 pub struct FakeSandbox {
     head: Mutex<Result<CommitSha, SandboxError>>,
     changed: Mutex<Result<Vec<u8>, SandboxError>>,
+    upstream: Mutex<Option<Result<Upstream, SandboxError>>>,
+    missing: Mutex<Vec<String>>,
+    exited: Mutex<Option<i64>>,
+    stopped: AtomicU64,
+    looked_up: AtomicU64,
 }
 
 impl Default for FakeSandbox {
     fn default() -> Self {
         let away = SandboxError::NotRunning("not set by the test".into());
-        Self { head: Mutex::new(Err(away.clone())), changed: Mutex::new(Err(away)) }
+        Self {
+            head: Mutex::new(Err(away.clone())),
+            changed: Mutex::new(Err(away)),
+            upstream: Mutex::default(),
+            missing: Mutex::default(),
+            exited: Mutex::default(),
+            stopped: AtomicU64::new(0),
+            looked_up: AtomicU64::new(0),
+        }
     }
 }
 
@@ -145,9 +237,71 @@ impl FakeSandbox {
         *locked(&self.head) = head;
     }
 
+    /// Shows previews from now on: says where they are reached, or why not.
+    pub fn set_upstream(&self, upstream: Result<Upstream, SandboxError>) {
+        *locked(&self.upstream) = Some(upstream);
+    }
+
+    /// What its probe finds missing.
+    pub fn set_missing(&self, missing: Vec<String>) {
+        *locked(&self.missing) = missing;
+    }
+
+    /// Preview commands have ended with this code.
+    pub fn set_exited(&self, exit_code: i64) {
+        *locked(&self.exited) = Some(exit_code);
+    }
+
+    /// How often a preview command was ended.
+    pub fn stopped(&self) -> u64 {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// How often it was asked where a preview is reached.
+    pub fn looked_up(&self) -> u64 {
+        self.looked_up.load(Ordering::SeqCst)
+    }
+
     /// Sets the answer to `changed_paths`.
     pub fn set_changed(&self, changed: Result<Vec<u8>, SandboxError>) {
         *locked(&self.changed) = changed;
+    }
+}
+
+/// Previews are there once a test has said where they are reached; their commands always run.
+#[async_trait]
+impl PreviewHost for FakeSandbox {
+    fn has_previews(&self, _: SandboxProvider) -> bool {
+        locked(&self.upstream).is_some()
+    }
+
+    async fn missing_capabilities(&self, _: &SandboxTarget, _: &PreviewConfig) -> Result<Vec<String>, SandboxError> {
+        Ok(locked(&self.missing).clone())
+    }
+
+    async fn read_repo_file(&self, _: &SandboxTarget, _: &str, _: usize) -> Result<Option<Vec<u8>>, SandboxError> {
+        Ok(None)
+    }
+
+    async fn start_preview(&self, _: &SandboxTarget, _: &PreviewCommand) -> Result<(), SandboxError> {
+        Ok(())
+    }
+
+    async fn preview_report(&self, _: &SandboxTarget, _: RunId, _: u16) -> Result<CommandReport, SandboxError> {
+        let exited = *locked(&self.exited);
+        let state = exited.map_or(CommandState::Running, |code| CommandState::Exited { exit_code: Some(code) });
+        Ok(CommandReport { state, output_tail: "what the command said".to_owned() })
+    }
+
+    async fn stop_preview(&self, _: &SandboxTarget, _: RunId, _: u16) -> Result<(), SandboxError> {
+        self.stopped.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn upstream(&self, _: &SandboxTarget, _: u16) -> Result<Upstream, SandboxError> {
+        self.looked_up.fetch_add(1, Ordering::SeqCst);
+        let upstream = locked(&self.upstream).clone();
+        upstream.unwrap_or_else(|| Err(SandboxError::ProviderUnavailable("this fake shows no previews".into())))
     }
 }
 
@@ -175,7 +329,8 @@ pub type Counted = HashMap<String, u64>;
 pub struct RecordingObserver(Mutex<Counted>);
 
 impl RecordingObserver {
-    /// How often `name` was counted: an outcome, `quarantined:REASON`, `denied:REASON` or `actor:WHAT`.
+    /// How often `name` was counted: an outcome, `quarantined:REASON`, `denied:REASON`, `actor:WHAT`,
+    /// `preview:STATE` or `preview_denied:REASON`.
     pub fn count(&self, name: &str) -> u64 {
         locked(&self.0).get(name).copied().unwrap_or(0)
     }
@@ -196,6 +351,18 @@ impl Observer for RecordingObserver {
 
     fn access_denied(&self, _: RunDimensions<'_>, reason: SecurityReason) {
         self.add(format!("denied:{reason}"), 1);
+    }
+
+    fn preview_state(&self, _: PreviewDimensions<'_>, _: Option<PreviewSessionState>, to: PreviewSessionState) {
+        self.add(format!("preview:{to}"), 1);
+    }
+
+    fn preview_denied(&self, _: PreviewDimensions<'_>, reason: SecurityReason) {
+        self.add(format!("preview_denied:{reason}"), 1);
+    }
+
+    fn preview_ready_after(&self, _: PreviewDimensions<'_>, _: u64) {
+        self.add("preview_ready_after".to_owned(), 1);
     }
 
     fn actor(&self, what: &'static str) {

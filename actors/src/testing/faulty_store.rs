@@ -9,13 +9,15 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::contract::{
-    DiffSource, EventId, FeatureFlag, FlagScope, RunId, Seq, ThreadChatId, ThreadId, Timestamp, UiValidationOutcome,
+    DiffSource, EventId, FeatureFlag, FlagScope, OpenMode, PreviewConfig, PreviewSessionId, RunId, Seq, ThreadChatId,
+    ThreadId, Timestamp, UiValidationOutcome,
 };
 use crate::ports::Store;
 use crate::ports::store::{
-    BindOutcome, CommitOutcome, CreateRunOutcome, DueEffect, EffectStore, FlagStore, KeyStore, NewRun, QuarantineDay,
-    QuarantineRow, QuarantineStore, RunCommit, RunContext, RunRecord, RunStore, SandboxBinding, Seen, SigningKey,
-    StoreError, StoredEvent, SweepLimits, UiValidation, UiValidationStore,
+    BeginPreview, BindOutcome, ClosedPreview, CommitOutcome, CreateRunOutcome, DueEffect, EffectStore, FlagStore,
+    KeyStore, NewPreviewSession, NewRun, PinnedAddresses, PreviewMove, PreviewMoved, PreviewSession, PreviewStore,
+    QuarantineDay, QuarantineRow, QuarantineStore, RevocationScope, RunCommit, RunContext, RunRecord, RunStore,
+    SandboxBinding, Seen, SigningKey, StoreError, StoredEvent, SweepLimits, UiValidation, UiValidationStore,
 };
 
 /// What the next commit does instead of its work.
@@ -255,5 +257,57 @@ impl Store for FaultyStore {
 
     async fn close(&self) {
         self.inner.close().await;
+    }
+}
+
+#[async_trait]
+impl PreviewStore for FaultyStore {
+    async fn begin_preview(&self, new: &NewPreviewSession) -> Result<BeginPreview, StoreError> {
+        self.inner.begin_preview(new).await
+    }
+
+    async fn load_preview(&self, id: PreviewSessionId) -> Result<Option<PreviewSession>, StoreError> {
+        self.inner.load_preview(id).await
+    }
+
+    async fn set_preview_config(
+        &self,
+        id: PreviewSessionId,
+        config: &PreviewConfig,
+        open_mode: OpenMode,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.inner.set_preview_config(id, config, open_mode, now).await
+    }
+
+    async fn move_preview(
+        &self,
+        id: PreviewSessionId,
+        change: &PreviewMove,
+        now: Timestamp,
+    ) -> Result<PreviewMoved, StoreError> {
+        self.inner.move_preview(id, change, now).await
+    }
+
+    async fn refresh_preview_pin(
+        &self,
+        id: PreviewSessionId,
+        pinned: &PinnedAddresses,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.inner.refresh_preview_pin(id, pinned, now).await
+    }
+
+    async fn revoke_previews(
+        &self,
+        scope: &RevocationScope,
+        now: Timestamp,
+        most: u32,
+    ) -> Result<Vec<ClosedPreview>, StoreError> {
+        self.inner.revoke_previews(scope, now, most).await
+    }
+
+    async fn expire_previews(&self, now: Timestamp, most: u32) -> Result<Vec<ClosedPreview>, StoreError> {
+        self.inner.expire_previews(now, most).await
     }
 }

@@ -1,5 +1,6 @@
 //! Postgres: production, any number of servers on one database.
 
+mod closing;
 mod commit;
 mod connection;
 mod effects;
@@ -8,6 +9,7 @@ mod finish;
 mod flags;
 mod keys;
 mod plain;
+mod previews;
 mod quarantine;
 mod runs;
 mod ui_validation;

@@ -13,7 +13,7 @@ use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
 
 use super::connection::{PostgresStore, at, settle};
-use super::{events, finish};
+use super::{closing, events, finish};
 use crate::store::binding::{is_bound, may_bind};
 use crate::store::failure::Failure;
 use crate::store::rows::{ContextRow, RunRow};
@@ -222,7 +222,7 @@ async fn create(connection: &mut PgConnection, new: &NewRun) -> Result<CreateRun
         tx.rollback().await?;
         return Ok(CreateRunOutcome::Conflict);
     }
-    close_previews(&mut tx, thread, now).await?;
+    closing::close_of_thread(&mut tx, thread, now).await?;
     let run = loaded(&mut tx, run_id).await?;
     tx.commit().await?;
     Ok(CreateRunOutcome::Created { run, superseded })
@@ -271,23 +271,6 @@ async fn insert(connection: &mut PgConnection, new: &NewRun, now: OffsetDateTime
     .bind(RunStatus::Booting.as_str())
     .bind(snapshot)
     .bind(new.preview_config.as_deref())
-    .bind(now)
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Ends the thread's open preview sessions by the listed transitions: a ready one is revoked, one that is still
-/// coming up fails.
-async fn close_previews(connection: &mut PgConnection, thread: &str, now: OffsetDateTime) -> Result<(), Failure> {
-    sqlx::query(
-        "update preview_session set revocation_version = revocation_version + 1, updated_at = $2, \
-         revoked_at = case when state = 'ready' then $2 else revoked_at end, \
-         error_code = case when state = 'ready' then error_code else 'superseded' end, \
-         state = case when state = 'ready' then 'revoked' else 'error' end \
-         where thread_id = $1 and state in ('pending', 'initializing', 'ready')",
-    )
-    .bind(thread)
     .bind(now)
     .execute(connection)
     .await?;
@@ -359,7 +342,7 @@ async fn bind(
         tx.rollback().await?;
         return Ok(BindOutcome::Conflict);
     }
-    close_previews(&mut tx, thread, now).await?;
+    closing::close_of_thread(&mut tx, thread, now).await?;
     let run = loaded(&mut tx, id).await?;
     tx.commit().await?;
     Ok(BindOutcome::Bound(run))

@@ -1,5 +1,6 @@
 //! SQLite: one server, in its data directory.
 
+mod closing;
 mod commit;
 mod connection;
 mod effects;
@@ -7,6 +8,7 @@ mod events;
 mod finish;
 mod flags;
 mod keys;
+mod previews;
 mod quarantine;
 mod runs;
 mod ui_validation;

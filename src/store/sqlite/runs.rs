@@ -12,7 +12,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::types::Uuid;
 
 use super::connection::{BEGIN_WRITE, SqliteStore, settle};
-use super::{events, finish};
+use super::{closing, events, finish};
 use crate::store::binding::{is_bound, may_bind};
 use crate::store::failure::Failure;
 use crate::store::rows::{ContextRow, RunRow};
@@ -221,7 +221,7 @@ async fn create(connection: &mut SqliteConnection, new: &NewRun) -> Result<Creat
         tx.rollback().await?;
         return Ok(CreateRunOutcome::Conflict);
     }
-    close_previews(&mut tx, thread, now).await?;
+    closing::close_of_thread(&mut tx, thread, now).await?;
     let run = loaded(&mut tx, run_id).await?;
     tx.commit().await?;
     Ok(CreateRunOutcome::Created { run, superseded })
@@ -270,23 +270,6 @@ async fn insert(connection: &mut SqliteConnection, new: &NewRun, now: i64) -> Re
     .bind(RunStatus::Booting.as_str())
     .bind(snapshot)
     .bind(new.preview_config.as_deref())
-    .bind(now)
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Ends the thread's open preview sessions by the listed transitions: a ready one is revoked, one that is still
-/// coming up fails.
-async fn close_previews(connection: &mut SqliteConnection, thread: &str, now: i64) -> Result<(), Failure> {
-    sqlx::query(
-        "update preview_session set revocation_version = revocation_version + 1, updated_at = $2, \
-         revoked_at = case when state = 'ready' then $2 else revoked_at end, \
-         error_code = case when state = 'ready' then error_code else 'superseded' end, \
-         state = case when state = 'ready' then 'revoked' else 'error' end \
-         where thread_id = $1 and state in ('pending', 'initializing', 'ready')",
-    )
-    .bind(thread)
     .bind(now)
     .execute(connection)
     .await?;
@@ -357,7 +340,7 @@ async fn bind(
         tx.rollback().await?;
         return Ok(BindOutcome::Conflict);
     }
-    close_previews(&mut tx, thread, now).await?;
+    closing::close_of_thread(&mut tx, thread, now).await?;
     let run = loaded(&mut tx, id).await?;
     tx.commit().await?;
     Ok(BindOutcome::Bound(run))

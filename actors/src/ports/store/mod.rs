@@ -4,6 +4,7 @@
 mod commits;
 mod error;
 mod keys;
+mod previews;
 mod runs;
 mod traits;
 
@@ -13,8 +14,12 @@ pub use commits::{
 };
 pub use error::StoreError;
 pub use keys::SigningKey;
+pub use previews::{
+    BeginPreview, ClosedPreview, NewPreviewSession, PinnedAddresses, PreviewMove, PreviewMoved, PreviewSession,
+    PreviewUpstream, RevocationScope,
+};
 pub use runs::{
     BindOutcome, CreateRunOutcome, NewRun, RunContext, RunCounters, RunRecord, SandboxBinding, TerminalRecord,
     UiValidation,
 };
-pub use traits::{EffectStore, FlagStore, KeyStore, QuarantineStore, RunStore, Store, UiValidationStore};
+pub use traits::{EffectStore, FlagStore, KeyStore, PreviewStore, QuarantineStore, RunStore, Store, UiValidationStore};

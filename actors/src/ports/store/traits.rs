@@ -4,12 +4,15 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::contract::{
-    DiffSource, EventId, FeatureFlag, FlagScope, RunId, Seq, ThreadChatId, ThreadId, Timestamp, UiValidationOutcome,
+    DiffSource, EventId, FeatureFlag, FlagScope, OpenMode, PreviewConfig, PreviewSessionId, RunId, Seq, ThreadChatId,
+    ThreadId, Timestamp, UiValidationOutcome,
 };
 
 use super::{
-    BindOutcome, CommitOutcome, CreateRunOutcome, DueEffect, NewRun, QuarantineDay, QuarantineRow, RunCommit,
-    RunContext, RunRecord, SandboxBinding, Seen, SigningKey, StoreError, StoredEvent, SweepLimits, UiValidation,
+    BeginPreview, BindOutcome, ClosedPreview, CommitOutcome, CreateRunOutcome, DueEffect, NewPreviewSession, NewRun,
+    PinnedAddresses, PreviewMove, PreviewMoved, PreviewSession, QuarantineDay, QuarantineRow, RevocationScope,
+    RunCommit, RunContext, RunRecord, SandboxBinding, Seen, SigningKey, StoreError, StoredEvent, SweepLimits,
+    UiValidation,
 };
 
 /// Runs and their pointer.
@@ -148,9 +151,59 @@ pub trait KeyStore: Send + Sync {
     async fn daemon_signing_keys(&self, candidate: &SigningKey) -> Result<Vec<SigningKey>, StoreError>;
 }
 
+/// Preview sessions (section 5). `create_run` and `bind_run_sandbox` close the thread's open ones too.
+#[async_trait]
+pub trait PreviewStore: Send + Sync {
+    /// One attempt to begin a session: under the pointer's lock, where thread, chat and run are the active pointer's
+    /// and the run is bound to a sandbox. Provider, sandbox and repository are the run's.
+    async fn begin_preview(&self, new: &NewPreviewSession) -> Result<BeginPreview, StoreError>;
+
+    /// The session's row.
+    async fn load_preview(&self, id: PreviewSessionId) -> Result<Option<PreviewSession>, StoreError>;
+
+    /// Writes the configuration's snapshot and the open mode of an initializing session, once; whether it did.
+    async fn set_preview_config(
+        &self,
+        id: PreviewSessionId,
+        config: &PreviewConfig,
+        open_mode: OpenMode,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Moves the session along a listed transition, by compare-and-swap on its state.
+    async fn move_preview(
+        &self,
+        id: PreviewSessionId,
+        change: &PreviewMove,
+        now: Timestamp,
+    ) -> Result<PreviewMoved, StoreError>;
+
+    /// Writes the one refresh of a ready session's addresses; `false` where it was had already.
+    async fn refresh_preview_pin(
+        &self,
+        id: PreviewSessionId,
+        pinned: &PinnedAddresses,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Closes the open sessions of the scope (ready ones are `revoked`, ones that are coming up fail as `superseded`),
+    /// raises their revocation versions, and returns them; in one transaction, at most `most`.
+    async fn revoke_previews(
+        &self,
+        scope: &RevocationScope,
+        now: Timestamp,
+        most: u32,
+    ) -> Result<Vec<ClosedPreview>, StoreError>;
+
+    /// Ends sessions whose life is over: ready ones as `expired`, ones that never came up as `error`; at most `most`.
+    async fn expire_previews(&self, now: Timestamp, most: u32) -> Result<Vec<ClosedPreview>, StoreError>;
+}
+
 /// The whole database.
 #[async_trait]
-pub trait Store: RunStore + UiValidationStore + FlagStore + QuarantineStore + EffectStore + KeyStore {
+pub trait Store:
+    RunStore + UiValidationStore + FlagStore + QuarantineStore + EffectStore + KeyStore + PreviewStore
+{
     /// Whether it answers and its schema is the one that this build wants.
     async fn ping(&self) -> Result<(), StoreError>;
 

@@ -1,14 +1,20 @@
 //! Sandboxes that are folders of this host, for development.
 
+mod preview;
+
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runwarden_actors::contract::CommitSha;
-use runwarden_actors::ports::{Sandbox, SandboxError, SandboxTarget};
+use runwarden_actors::contract::{CommitSha, PreviewConfig, RunId, SandboxProvider};
+use runwarden_actors::ports::{
+    CommandReport, PreviewCommand, PreviewHost, Sandbox, SandboxError, SandboxTarget, Scheme, Upstream, UpstreamReach,
+};
 use thiserror::Error;
 use tokio::time::timeout;
 
+use self::preview::Commands;
 use super::git::{DIFF_OPTIONS, GIT_TIMEOUT_MS, UNTRACKED_OPTIONS, append_untracked, parse_head, timed_out};
 use super::host_git::{command, run};
 use super::repository::{Borrowed, Repository};
@@ -28,6 +34,7 @@ pub struct ProcessRootError {
 #[derive(Debug)]
 pub struct ProcessSandbox {
     root: PathBuf,
+    commands: Commands,
 }
 
 impl ProcessSandbox {
@@ -38,7 +45,11 @@ impl ProcessSandbox {
             return Err(wrong("it is relative".to_owned()));
         }
         let canonical = root.canonicalize().map_err(|error| wrong(error.to_string()))?;
-        if canonical.is_dir() { Ok(Self { root: canonical }) } else { Err(wrong("it is no folder".to_owned())) }
+        if canonical.is_dir() {
+            Ok(Self { root: canonical, commands: Commands::default() })
+        } else {
+            Err(wrong("it is no folder".to_owned()))
+        }
     }
 
     async fn repository(&self, target: &SandboxTarget) -> Result<Repository, SandboxError> {
@@ -86,6 +97,66 @@ impl Sandbox for ProcessSandbox {
             Ok(list)
         })
         .await
+    }
+}
+
+#[async_trait]
+impl PreviewHost for ProcessSandbox {
+    fn has_previews(&self, provider: SandboxProvider) -> bool {
+        provider == SandboxProvider::Process
+    }
+
+    async fn missing_capabilities(
+        &self,
+        target: &SandboxTarget,
+        _: &PreviewConfig,
+    ) -> Result<Vec<String>, SandboxError> {
+        self.repository(target).await.map(|_| Vec::new())
+    }
+
+    async fn read_repo_file(
+        &self,
+        target: &SandboxTarget,
+        path: &str,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<u8>>, SandboxError> {
+        let repository = self.repository(target).await?;
+        let path = path.to_owned();
+        within_limit(blocking(move || repository.read_file(&path, max_bytes))).await
+    }
+
+    async fn start_preview(&self, target: &SandboxTarget, command: &PreviewCommand) -> Result<(), SandboxError> {
+        let repository = self.repository(target).await?;
+        self.commands.start(&target.codesandbox_id, &repository.work_tree, command).await
+    }
+
+    async fn preview_report(
+        &self,
+        target: &SandboxTarget,
+        run_id: RunId,
+        port: u16,
+    ) -> Result<CommandReport, SandboxError> {
+        Ok(self.commands.report(&target.codesandbox_id, run_id, port).await)
+    }
+
+    async fn stop_preview(&self, target: &SandboxTarget, run_id: RunId, port: u16) -> Result<(), SandboxError> {
+        self.commands.stop(&target.codesandbox_id, run_id, port).await;
+        Ok(())
+    }
+
+    /// Every sandbox of this provider has the same address, so only one whose command has the port is given it.
+    async fn upstream(&self, target: &SandboxTarget, port: u16) -> Result<Upstream, SandboxError> {
+        if !self.commands.has(&target.codesandbox_id, port).await {
+            return Err(SandboxError::NotRunning(format!("no preview command of this sandbox has port {port}")));
+        }
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Ok(Upstream {
+            scheme: Scheme::Http,
+            host: address.to_string(),
+            port,
+            reach: UpstreamReach::Reported(address),
+            auth_headers: Vec::new(),
+        })
     }
 }
 

@@ -1,0 +1,186 @@
+//! Single-use marks, remembered access and the gate in Redis.
+
+use async_trait::async_trait;
+use runwarden_actors::contract::PreviewSessionId;
+use runwarden_actors::contract::names::{KEY_PREVIEW_REVOCATION, KEY_PREVIEW_SLOTS};
+use runwarden_actors::ports::{
+    AccessCache, Admission, Admitted, CoordinationError, LimitDecision, LimitWindow, PreviewGate, RememberedAccess,
+    SingleUse,
+};
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
+
+use super::bounds::{check_marks, check_sessions, check_span, check_text, check_version, check_windows};
+use super::redis::RedisCoordination;
+
+/// A script's answer: what came of it, and up to two numbers about it.
+type Answer = (i64, i64, i64);
+
+fn revocation_key(session: PreviewSessionId) -> String {
+    format!("{KEY_PREVIEW_REVOCATION}:{session}")
+}
+
+fn slots_key(session: PreviewSessionId) -> String {
+    format!("{KEY_PREVIEW_SLOTS}:{session}")
+}
+
+/// Beside what is remembered, because it outlives it.
+fn generation_key(access_key: &str) -> String {
+    format!("{access_key}:generation")
+}
+
+fn nonsense() -> CoordinationError {
+    CoordinationError("Redis gave an answer that is none".to_owned())
+}
+
+fn generation(number: i64) -> Result<u64, CoordinationError> {
+    u64::try_from(number).map_err(|_| nonsense())
+}
+
+/// The decision of a full window.
+fn limited(windows: &[LimitWindow], which: i64, wait: i64) -> Result<LimitDecision, CoordinationError> {
+    let window = usize::try_from(which).ok().and_then(|which| windows.get(which)).ok_or_else(nonsense)?;
+    let retry_after_ms = u64::try_from(wait).map_err(|_| nonsense())?;
+    Ok(LimitDecision::Limited { limiter: window.limiter, retry_after_ms })
+}
+
+#[async_trait]
+impl SingleUse for RedisCoordination {
+    async fn use_once(&self, marks: &[String], ttl_ms: u64) -> Result<bool, CoordinationError> {
+        check_marks(marks)?;
+        let ttl = check_span("a mark", ttl_ms)?;
+        let mut script = self.previews.use_once.prepare_invoke();
+        for mark in marks {
+            script.key(mark);
+        }
+        Ok(self.call::<i64>(script.arg(ttl)).await? == 1)
+    }
+}
+
+#[async_trait]
+impl AccessCache for RedisCoordination {
+    async fn remembered_access(&self, key: &str) -> Result<RememberedAccess, CoordinationError> {
+        check_text("an access key", key)?;
+        let (known, value): (i64, i64) = self.call(self.previews.remembered.key(key).key(generation_key(key))).await?;
+        if known == 1 {
+            return Ok(RememberedAccess::Known(value == 1));
+        }
+        Ok(RememberedAccess::Unknown { generation: generation(value)? })
+    }
+
+    async fn remember_access(
+        &self,
+        key: &str,
+        allowed: bool,
+        generation: u64,
+        ttl_ms: u64,
+    ) -> Result<(), CoordinationError> {
+        check_text("an access key", key)?;
+        let ttl = check_span("a remembered access", ttl_ms)?;
+        let mut script = self.previews.remember.prepare_invoke();
+        script.key(key).key(generation_key(key)).arg(u8::from(allowed)).arg(generation).arg(ttl);
+        self.call::<i64>(&script).await.map(|_| ())
+    }
+
+    async fn forget_access(&self, key: &str) -> Result<(), CoordinationError> {
+        check_text("an access key", key)?;
+        self.call::<i64>(self.previews.forget.key(key).key(generation_key(key))).await.map(|_| ())
+    }
+}
+
+#[async_trait]
+impl PreviewGate for RedisCoordination {
+    async fn admit(&self, admission: &Admission<'_>) -> Result<Admitted, CoordinationError> {
+        check_version(admission.revocation_version)?;
+        check_text("an access key", admission.access_key)?;
+        check_windows(admission.windows)?;
+        let slot_ms = check_span("a slot", admission.slot_ms)?;
+        let mut slot = [0; Hyphenated::LENGTH];
+        let slot: &str = admission.slot.hyphenated().encode_lower(&mut slot);
+        let mut script = self.previews.admit.prepare_invoke();
+        script
+            .key(revocation_key(admission.session))
+            .key(admission.access_key)
+            .key(generation_key(admission.access_key))
+            .key(slots_key(admission.session))
+            .arg(admission.revocation_version)
+            .arg(slot)
+            .arg(admission.slots_max)
+            .arg(slot_ms);
+        for window in admission.windows {
+            script.key(&window.key).arg(window.limit).arg(window.window_ms);
+        }
+        let (outcome, number, wait): Answer = self.call(&script).await?;
+        Ok(match outcome {
+            0 => Admitted::Yes,
+            1 => Admitted::Unannounced,
+            2 => Admitted::Revoked,
+            3 => Admitted::AccessUnknown { generation: generation(number)? },
+            4 => Admitted::AccessDenied,
+            5 => match limited(admission.windows, number, wait)? {
+                LimitDecision::Limited { limiter, retry_after_ms } => Admitted::Limited { limiter, retry_after_ms },
+                LimitDecision::Allowed => return Err(nonsense()),
+            },
+            6 => Admitted::Busy,
+            _ => return Err(nonsense()),
+        })
+    }
+
+    async fn extend_slot(
+        &self,
+        session: PreviewSessionId,
+        slot: Uuid,
+        slot_ms: u64,
+    ) -> Result<bool, CoordinationError> {
+        let slot_ms = check_span("a slot", slot_ms)?;
+        let mut script = self.previews.extend.prepare_invoke();
+        script.key(slots_key(session)).arg(slot.to_string()).arg(slot_ms);
+        Ok(self.call::<i64>(&script).await? == 1)
+    }
+
+    async fn release_slot(&self, session: PreviewSessionId, slot: Uuid) -> Result<(), CoordinationError> {
+        self.call::<i64>(self.previews.free.key(slots_key(session)).arg(slot.to_string())).await.map(|_| ())
+    }
+
+    async fn count_all(&self, windows: &[LimitWindow]) -> Result<LimitDecision, CoordinationError> {
+        check_windows(windows)?;
+        if windows.is_empty() {
+            return Ok(LimitDecision::Allowed);
+        }
+        let mut script = self.previews.count_all.prepare_invoke();
+        for window in windows {
+            script.key(&window.key).arg(window.limit).arg(window.window_ms);
+        }
+        match self.call::<Answer>(&script).await? {
+            (0, ..) => Ok(LimitDecision::Allowed),
+            (5, which, wait) => limited(windows, which, wait),
+            _ => Err(nonsense()),
+        }
+    }
+
+    async fn announce_revocation(
+        &self,
+        session: PreviewSessionId,
+        version: i64,
+        ttl_ms: u64,
+    ) -> Result<(), CoordinationError> {
+        check_version(version)?;
+        let ttl = check_span("an announcement", ttl_ms)?;
+        let mut script = self.previews.announce.prepare_invoke();
+        script.key(revocation_key(session)).arg(version).arg(ttl);
+        self.call::<i64>(&script).await.map(|_| ())
+    }
+
+    async fn revocations(&self, sessions: &[PreviewSessionId]) -> Result<Vec<Option<i64>>, CoordinationError> {
+        check_sessions(sessions.len())?;
+        if sessions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut script = self.previews.versions.prepare_invoke();
+        for session in sessions {
+            script.key(revocation_key(*session));
+        }
+        let versions: Vec<Option<i64>> = self.call(&script).await?;
+        if versions.len() == sessions.len() { Ok(versions) } else { Err(nonsense()) }
+    }
+}

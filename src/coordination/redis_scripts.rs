@@ -1,0 +1,213 @@
+//! The previews' scripts for Redis: each is one atomic step and one round trip, by the server's own clock.
+//!
+//! Numbers in Lua are doubles: times in milliseconds and versions up to 2^53 - 1 are exact in them. A number that a
+//! script answers is cut to an integer; `false` is answered as nil.
+
+use redis::Script;
+
+use super::redis::NOW;
+
+/// How long a generation is kept: much longer than any access source is waited for. One that has run out matches
+/// nothing, so that an answer from before it is dropped and asked again.
+const GENERATION: &str = r"
+local function generation_of(key)
+  local generation = redis.call('GET', key)
+  if not generation then
+    generation = string.format('%.0f', now)
+    redis.call('SET', key, generation, 'PX', 600000)
+  end
+  return tonumber(generation)
+end
+";
+const REMEMBERED: &str = r"
+local known = redis.call('GET', KEYS[1])
+if known then return {1, known == '1' and 1 or 0} end
+return {0, generation_of(KEYS[2])}
+";
+const REMEMBER: &str = r"
+if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3]) end
+return 0
+";
+// The clock may have stood still or gone back since the last generation; the next one is always another.
+const FORGET: &str = r"
+redis.call('DEL', KEYS[1])
+local before = tonumber(redis.call('GET', KEYS[2]) or '0')
+redis.call('SET', KEYS[2], string.format('%.0f', math.max(now, before + 1)), 'PX', 600000)
+return 0
+";
+const USE_ONCE: &str = r"
+if redis.call('EXISTS', unpack(KEYS)) > 0 then return 0 end
+for _, key in ipairs(KEYS) do redis.call('SET', key, '1', 'PX', ARGV[1]) end
+return 1
+";
+/// All windows are looked at before one of them is counted. A counter without an end would be full for ever; it gets
+/// one when it is found full.
+const WINDOWS: &str = r"
+local function fullest(first_key, used, first_used, first_arg)
+  local which, wait = 0, 0
+  for i = 0, #KEYS - first_key do
+    if tonumber(used[first_used + i] or '0') >= tonumber(ARGV[first_arg + 2 * i]) then
+      local key, span = KEYS[first_key + i], ARGV[first_arg + 2 * i + 1]
+      local left = redis.call('PTTL', key)
+      if left == -1 then redis.call('PEXPIRE', key, span) end
+      if left < 0 then left = tonumber(span) end
+      if left < 1 then left = 1 end
+      if left > wait then which, wait = i + 1, left end
+    end
+  end
+  return which, wait
+end
+local function count(first_key, used, first_used, first_arg)
+  for i = 0, #KEYS - first_key do
+    if used[first_used + i] then redis.call('INCR', KEYS[first_key + i])
+    else redis.call('SET', KEYS[first_key + i], '1', 'PX', ARGV[first_arg + 2 * i + 1]) end
+  end
+end
+";
+const COUNT_ALL: &str = r"
+local used = redis.call('MGET', unpack(KEYS))
+local which, wait = fullest(1, used, 1, 1)
+if which > 0 then return {5, which - 1, wait} end
+count(1, used, 1, 1)
+return {0, 0, 0}
+";
+/// Keys: revocation, access, generation, slots, windows. Arguments: version, slot, slots, life of a slot, and limit and
+/// length of each window.
+const ADMIT: &str = r"
+local known = redis.call('MGET', KEYS[1], KEYS[2], unpack(KEYS, 5))
+local version, asked = tonumber(known[1]), tonumber(ARGV[1])
+if not version or version < asked then return {1, 0, 0} end
+if version > asked then return {2, 0, 0} end
+if not known[2] then return {3, generation_of(KEYS[3]), 0} end
+if known[2] ~= '1' then return {4, 0, 0} end
+local which, wait = fullest(5, known, 3, 5)
+if which > 0 then return {5, which - 1, wait} end
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
+if redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[3]) and not redis.call('ZSCORE', KEYS[4], ARGV[2]) then
+  return {6, 0, 0}
+end
+count(5, known, 3, 5)
+hold(KEYS[4], ARGV[2], ARGV[4])
+return {0, 0, 0}
+";
+/// The set outlives its last slot a little at the most.
+const HOLD: &str = r"
+local function hold(slots, slot, span)
+  redis.call('ZADD', slots, now + span, slot)
+  if redis.call('PTTL', slots) < tonumber(span) then redis.call('PEXPIRE', slots, span) end
+end
+";
+const EXTEND: &str = r"
+local until_ms = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not until_ms or tonumber(until_ms) <= now then return 0 end
+hold(KEYS[1], ARGV[1], ARGV[2])
+return 1
+";
+const FREE: &str = r"return redis.call('ZREM', KEYS[1], ARGV[1])";
+const ANNOUNCE: &str = r"
+local known = tonumber(redis.call('GET', KEYS[1]) or '-1')
+local version = tonumber(ARGV[1])
+if version < known then return 0 end
+local life = math.max(redis.call('PTTL', KEYS[1]), tonumber(ARGV[2]))
+redis.call('SET', KEYS[1], ARGV[1], 'PX', life)
+return 0
+";
+const VERSIONS: &str = r"return redis.call('MGET', unpack(KEYS))";
+
+/// Keys: `active_kid`, `prev_kid`. First argument: what stands before a kid in its key.
+///
+/// The answer is kid and JSON of the active key, then kid, JSON and last instant of the previous one.
+const RING: &str = r"
+local prefix = ARGV[1]
+local function ring()
+  local active, previous = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
+  local answer = {active, redis.call('GET', prefix .. active)}
+  if previous then
+    local secret, left = redis.call('GET', prefix .. previous), redis.call('PTTL', KEYS[2])
+    if secret and left > 0 then
+      answer[3], answer[4], answer[5] = previous, secret, now + left
+    end
+  end
+  return answer
+end
+local function activate(kid, json)
+  if redis.call('EXISTS', prefix .. kid) == 1 then return false end
+  redis.call('SET', prefix .. kid, json)
+  redis.call('SET', KEYS[1], kid)
+  return true
+end
+local taken = redis.error_reply('KIDTAKEN a key of that name is there already')
+";
+const KEY_RING: &str = r"
+if not redis.call('GET', KEYS[1]) and not activate(ARGV[2], ARGV[3]) then return taken end
+return ring()
+";
+/// Again with the same key changes nothing. Where the active key's secret is lost there is nothing to keep.
+const ROTATE: &str = r"
+local active = redis.call('GET', KEYS[1])
+if active == ARGV[2] then return ring() end
+if not activate(ARGV[2], ARGV[3]) then return taken end
+if active then
+  local previous = redis.call('GET', KEYS[2])
+  if previous then redis.call('DEL', prefix .. previous) end
+  if redis.call('PEXPIRE', prefix .. active, ARGV[4]) == 1 then
+    redis.call('SET', KEYS[2], active, 'PX', ARGV[4])
+  else
+    redis.call('DEL', KEYS[2])
+  end
+end
+return ring()
+";
+const REVOKE: &str = r"
+local active, previous = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
+if active and active == ARGV[2] then return ring() end
+if active and active == ARGV[4] then
+  if not activate(ARGV[2], ARGV[3]) then return taken end
+  redis.call('DEL', prefix .. active)
+  return ring()
+end
+if previous and previous == ARGV[4] then
+  redis.call('DEL', KEYS[2], prefix .. previous)
+  if not active and not activate(ARGV[2], ARGV[3]) then return taken end
+  return ring()
+end
+return false
+";
+
+/// The scripts, hashed once.
+pub(super) struct PreviewScripts {
+    pub(super) use_once: Script,
+    pub(super) remembered: Script,
+    pub(super) remember: Script,
+    pub(super) forget: Script,
+    pub(super) admit: Script,
+    pub(super) extend: Script,
+    pub(super) free: Script,
+    pub(super) count_all: Script,
+    pub(super) announce: Script,
+    pub(super) versions: Script,
+    pub(super) key_ring: Script,
+    pub(super) rotate: Script,
+    pub(super) revoke: Script,
+}
+
+impl PreviewScripts {
+    pub(super) fn new() -> Self {
+        let script = |parts: &[&str]| Script::new(&parts.concat());
+        Self {
+            use_once: script(&[USE_ONCE]),
+            remembered: script(&[NOW, GENERATION, REMEMBERED]),
+            remember: script(&[REMEMBER]),
+            forget: script(&[NOW, FORGET]),
+            admit: script(&[NOW, GENERATION, WINDOWS, HOLD, ADMIT]),
+            extend: script(&[NOW, HOLD, EXTEND]),
+            free: script(&[FREE]),
+            count_all: script(&[WINDOWS, COUNT_ALL]),
+            announce: script(&[ANNOUNCE]),
+            versions: script(&[VERSIONS]),
+            key_ring: script(&[NOW, RING, KEY_RING]),
+            rotate: script(&[NOW, RING, ROTATE]),
+            revoke: script(&[NOW, RING, REVOKE]),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Previews over HTTP (section 5): sessions for host applications, what browsers need before a preview opens, and the
+//! two ways to it, on paths and on hosts of its own.
+
+pub(super) mod browser;
+pub(super) mod exchange;
+pub(super) mod hosts;
+pub(super) mod paths;
+pub(super) mod probe;
+pub(super) mod sessions;
+pub(super) mod subscribe;
+
+use std::sync::Arc;
+
+use actix_web::HttpRequest;
+use runwarden_actors::contract::{InvalidId, PreviewSessionId};
+use runwarden_actors::ports::store::PreviewSession;
+use runwarden_actors::ports::{AccessQuestion, LimitDecision, LimitWindow};
+use runwarden_actors::preview::{OpenSession, may_see};
+
+use super::ApiError;
+use crate::auth::client_ip;
+use crate::proxy::PreviewServices;
+
+/// Text that is no session's id names no session.
+fn session_id(text: &str) -> Result<PreviewSessionId, ApiError> {
+    PreviewSessionId::parse(text).map_err(|_: InvalidId| ApiError::not_found("preview session"))
+}
+
+/// `/api/preview/proxy/{id}`.
+pub(super) fn base_path(session: PreviewSessionId) -> String {
+    format!("/api/preview/proxy/{session}")
+}
+
+/// The client's address as limits name it.
+fn ip_of(services: &PreviewServices, request: &HttpRequest) -> Result<String, ApiError> {
+    let ip = client_ip(request, &services.settings.trusted_proxies)
+        .ok_or_else(|| ApiError::invalid("the connection has no address"))?;
+    tracing::debug!(client_ip_source = ip.source, "client address read");
+    Ok(ip.address.to_string())
+}
+
+/// Counts one use in every window, or refuses.
+async fn count(services: &PreviewServices, windows: &[LimitWindow]) -> Result<(), ApiError> {
+    match services.deps.run.coordination.count_all(windows).await? {
+        LimitDecision::Allowed => Ok(()),
+        LimitDecision::Limited { limiter, retry_after_ms } => {
+            Err(ApiError::rate_limited(limiter, retry_after_ms, services.deps.run.clock.now()))
+        }
+    }
+}
+
+/// The open session, with previews switched on for it.
+async fn open_session(services: &PreviewServices, id: PreviewSessionId) -> Result<Arc<OpenSession>, ApiError> {
+    let open = services.open.open(id).await?;
+    services.require_live(&open.record.user_id, &open.record.repo_full_name).await?;
+    Ok(open)
+}
+
+/// The session's user may still see the repository.
+async fn require_access(services: &PreviewServices, session: &PreviewSession) -> Result<(), ApiError> {
+    let owner = services.run_owner(session).await?;
+    let question = AccessQuestion { user_id: &session.user_id, repo_full_name: &session.repo_full_name, owner: &owner };
+    if may_see(&services.deps, question).await? {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        runwarden_actors::contract::ErrorCode::PermissionDenied,
+        "the user has no access to the repository",
+    ))
+}

@@ -1,0 +1,77 @@
+//! What preview routes work with.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use runwarden_actors::contract::{ErrorCode, FeatureFlag, RepoFullName, UserId};
+use runwarden_actors::ports::store::PreviewSession;
+use runwarden_actors::preview::{PreviewDeps, Previews};
+use runwarden_actors::run::flag;
+use tokio::time::Instant;
+
+use super::headers::Routing;
+use crate::auth::PreviewTokens;
+use crate::config::PreviewsConfig;
+use crate::http::ApiError;
+
+/// How long a live flag is believed: a switch takes effect within it.
+const FLAG_FOR: Duration = Duration::from_secs(2);
+/// Flags that are remembered; past it all are asked again.
+const FLAGS_MAX: usize = 10_000;
+
+/// Shared by all workers. Cheap to clone.
+#[derive(Clone)]
+pub struct PreviewServices {
+    /// Ports.
+    pub deps: PreviewDeps,
+    /// Sessions that are open.
+    pub open: Previews,
+    /// Tokens.
+    pub tokens: PreviewTokens,
+    /// Settings.
+    pub settings: Arc<PreviewsConfig>,
+    flags: Arc<Mutex<Flags>>,
+}
+
+/// Live flags, and when they were read.
+type Flags = HashMap<(UserId, RepoFullName), (bool, Instant)>;
+
+impl PreviewServices {
+    /// With these.
+    pub fn new(deps: PreviewDeps, open: Previews, tokens: PreviewTokens, settings: Arc<PreviewsConfig>) -> Self {
+        Self { deps, open, tokens, settings, flags: Arc::default() }
+    }
+
+    /// Previews' live flag for this user and repository; switched off is 404 (section 5).
+    pub async fn require_live(&self, user: &UserId, repo: &RepoFullName) -> Result<(), ApiError> {
+        let key = (user.clone(), repo.clone());
+        let known = self.flags.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+        let on = if let Some((on, _)) = known.filter(|(_, since)| since.elapsed() < FLAG_FOR) {
+            on
+        } else {
+            let on = flag(&self.deps.run, FeatureFlag::SandboxPreview, user, repo).await?;
+            let mut flags = self.flags.lock().unwrap_or_else(PoisonError::into_inner);
+            if flags.len() >= FLAGS_MAX {
+                flags.clear();
+            }
+            flags.insert(key, (on, Instant::now()));
+            on
+        };
+        if on { Ok(()) } else { Err(ApiError::new(ErrorCode::NotFound, "previews are switched off")) }
+    }
+
+    /// Whether WebSocket is proxied on this routing.
+    pub fn websocket_on(&self, routing: Routing) -> bool {
+        match routing {
+            Routing::Path { .. } => self.settings.websocket_on_paths,
+            Routing::Host => self.settings.websocket_on_hosts,
+        }
+    }
+
+    /// To whom the session's run belongs.
+    pub async fn run_owner(&self, session: &PreviewSession) -> Result<UserId, ApiError> {
+        let run = self.deps.run.store.load_run(session.run_id).await?;
+        run.map(|run| run.user_id).ok_or_else(|| ApiError::not_found("run"))
+    }
+}

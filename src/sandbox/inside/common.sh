@@ -1,0 +1,97 @@
+# What every script about previews begins with. $1 is the port, $2 the run; plain POSIX sh with busybox's tools.
+#
+# The state of a port lies in a folder that only the sandbox's user may enter:
+#   run      whose command it is
+#   pid      the supervisor, leader of a session of its own where the sandbox has `setsid`
+#   life     when the sandbox's first process began; another value is another life, and nothing of this one runs
+#   log.0    output, in two files that take turns; log.at says which one is written
+#   exit     the command's exit code, once it has ended
+# A process belongs to the command where it is in the supervisor's session, or where its environment has the mark.
+port=$1 run=$2
+base=/tmp/.runwarden-preview
+dir=$base/$port
+lock=$base/$port.lock
+mask=$(umask)
+umask 077
+
+fail() {
+  echo "$1" >&2
+  exit 70
+}
+
+# Somebody else's folder or a link in its place is not believed.
+own() {
+  [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ]
+}
+
+nap() {
+  if sleep 0.1 2>/dev/null; then naps=$((naps + 1)); else sleep 1; naps=$((naps + 10)); fi
+}
+
+life() {
+  { read -r line </proc/1/stat; } 2>/dev/null || return 0
+  set -- ${line##*) }
+  echo "${20}"
+}
+
+# Reads whose command has the port; fails where nobody's has.
+load() {
+  own "$dir" && [ "$(cat "$dir/life" 2>/dev/null)" = "$(life)" ] || return 1
+  owner=$(cat "$dir/run" 2>/dev/null)
+  case $owner in '' | *[!0-9a-f-]*) return 1 ;; esac
+  pid=$(cat "$dir/pid" 2>/dev/null)
+  case $pid in '' | *[!0-9]*) pid=none ;; esac
+  mark="RUNWARDEN_PREVIEW=$port:$owner"
+}
+
+# Whether the process $1 has the mark. Between its variables stand NULs, at which busybox's grep would stop.
+marked() {
+  case $({ tr -d '\0' <"/proc/$1/environ"; } 2>/dev/null) in
+    *"$mark"*) return 0 ;;
+    *) return 1 ;;
+  esac
+}
+
+supervised() {
+  marked "$pid"
+}
+
+# The processes of the command that has the port.
+members() {
+  for file in /proc/[0-9]*/stat; do
+    { read -r line <"$file"; } 2>/dev/null || continue
+    id=${file#/proc/} id=${id%/stat}
+    set -- ${line##*) }
+    if [ "$1" != Z ] && { [ "$4" = "$pid" ] || marked "$id"; }; then echo "$id"; fi
+  done
+}
+
+# Ends the command that has the port: TERM, and after 2 s KILL.
+end_all() {
+  naps=0
+  termed=
+  while :; do
+    ids=$(members)
+    [ -n "$ids" ] || return 0
+    if [ -z "$termed" ]; then
+      termed=yes
+      kill -TERM $ids 2>/dev/null
+    elif [ "$naps" -ge 20 ]; then
+      kill -KILL $ids 2>/dev/null
+    fi
+    [ "$naps" -lt 30 ] || return 1
+    nap
+  done
+}
+
+# One at a time for each port, also from several servers. A holder needs at most 6 s; one that was killed loses its
+# turn after that.
+take_turn() {
+  naps=0
+  until mkdir "$lock" 2>/dev/null; do
+    [ "$naps" -lt 60 ] || rm -rf "$lock"
+    [ "$naps" -lt 70 ] || fail "$lock cannot be made"
+    nap
+  done
+  trap 'rm -rf "$lock"' EXIT
+}

@@ -1,0 +1,18 @@
+# Runs the command $2 with the file mode mask $3 and keeps the end of its output in the folder $1. `dd` writes what
+# comes at once, and after 4096 pieces of at most 1 KiB the other file is begun: 8 MiB at the most, the last 4 KiB
+# at the least.
+dir=$1
+{
+  (umask "$3"; exec sh -c "$2")
+  echo $? >"$dir/exit.new"
+  mv "$dir/exit.new" "$dir/exit"
+} 2>&1 | {
+  # A command that is ended may still have something to say; nobody listening would kill it before it has tidied up.
+  trap '' TERM
+  at=0
+  while echo $at >"$dir/log.at" && dd bs=1024 count=4096 of="$dir/log.$at" 2>/dev/null && [ -s "$dir/log.$at" ]; do
+    at=$((1 - at))
+  done
+  # The end of the output, or a full disk: a command that nobody reads would stop.
+  cat >/dev/null
+}

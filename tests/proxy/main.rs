@@ -1,0 +1,15 @@
+//! Preview sessions and the proxy, against a real server and a real upstream; only the sandbox's provider is a fake
+//! that says where the upstream is.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+#[path = "../support/app.rs"]
+mod app;
+#[path = "../support/postgres.rs"]
+mod postgres;
+#[path = "../support/redis.rs"]
+mod redis_server;
+
+mod preview;
+mod upstream;
+
+mod sessions;
