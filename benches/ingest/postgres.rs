@@ -14,12 +14,16 @@ const SETTINGS: &[&str] = &[
     "listen_addresses=127.0.0.1",
     "shared_buffers=256MB",
     "max_wal_size=4GB",
+    "min_wal_size=4GB",
     "synchronous_commit=on",
     "fsync=on",
     "full_page_writes=on",
     "max_connections=120",
     "log_min_messages=warning",
 ];
+
+/// Fills more than all buffers, and writes as much log.
+const AGE: &str = "insert into aged select repeat(md5(n::text), 30) from generate_series(1, 400000) n";
 
 /// A running database.
 pub struct Postgres {
@@ -81,7 +85,21 @@ impl Postgres {
             std::thread::sleep(Duration::from_millis(100));
         }
         started.query("postgres", "create database bench")?;
+        started.age()?;
         Ok(started)
+    }
+
+    /// Uses the database for a while. A new one makes and zeroes a file for every 16 MB of its log, and meets each of
+    /// its buffers for the first time; one that has been in use has its files and buffers already.
+    fn age(&self) -> Result<()> {
+        self.query("bench", "create table aged (filler text)")?;
+        // Plain inserts: they go through the buffers, and a checkpoint keeps the log's files for the next time around.
+        for _ in 0..3 {
+            self.query("bench", AGE)?;
+            self.query("bench", "checkpoint")?;
+        }
+        self.query("bench", "drop table aged")?;
+        self.query("bench", "checkpoint").map(drop)
     }
 
     /// One of the programs that come with Postgres.

@@ -11,6 +11,7 @@ on_both!(
     facts_are_written_once,
     an_ended_run_stays_ended,
     last_accepted_seq_only_rises,
+    what_no_row_may_hold_is_refused,
     a_finished_validation_attempt_never_changes,
     writing_the_same_again_is_no_change,
 );
@@ -37,6 +38,27 @@ async fn identity_snapshot_and_trigger_never_change(database: Database) {
         &earlier,
     ] {
         refused(&database, set, "never change").await;
+    }
+    assert_eq!(loaded(&*database.store, run.run_id).await, run);
+}
+
+async fn what_no_row_may_hold_is_refused(database: Database) {
+    let run = created(&*database.store, &new_run("t", "c", "r")).await;
+    for set in [
+        "status = 'asleep'",
+        "sandbox_provider = 'vm', codesandbox_id = 'x'",
+        "sandbox_provider = 'docker'",
+        "codesandbox_id = 'x'",
+        "terminal_kind = 'gone', terminal_event_id = 'e'",
+        "terminal_kind = 'done'",
+        "terminal_event_id = 'e'",
+        "diff_source = 'guess'",
+        "daemon_payload_version = 3",
+        "last_accepted_seq = -1",
+        "last_accepted_seq = 9007199254740992",
+    ] {
+        let refused = database.raw(&format!("update thread_run set {set}")).await;
+        assert!(refused.is_err(), "{set}");
     }
     assert_eq!(loaded(&*database.store, run.run_id).await, run);
 }

@@ -60,10 +60,11 @@ fn quoted(text: &str) -> BTreeSet<String> {
 /// The definition of the check on this column alone.
 async fn check(database: &Database, table: &str, column: &str) -> String {
     if database.is_postgres() {
+        // Of the column, or of the domain that is its type.
         let sql = format!(
-            "select pg_get_constraintdef(c.oid) from pg_constraint c \
-             join pg_attribute a on a.attrelid = c.conrelid and c.conkey = array[a.attnum] \
-             where c.contype = 'c' and c.conrelid = '{table}'::regclass and a.attname = '{column}'"
+            "select pg_get_constraintdef(c.oid) from pg_attribute a join pg_constraint c \
+             on c.conrelid = a.attrelid and c.conkey = array[a.attnum] or c.contypid = a.atttypid \
+             where c.contype = 'c' and a.attrelid = '{table}'::regclass and a.attname = '{column}'"
         );
         database.texts(&sql).await.concat()
     } else {
