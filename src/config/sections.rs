@@ -15,6 +15,9 @@ use super::daytona::daytona;
 use super::secrets::read_or_generate;
 use super::{AccessConfig, ConfigError, PreviewsConfig, RawSettings};
 
+/// Shortest shared secret: what is shorter can be guessed.
+const SECRET_MIN_BYTES: usize = 16;
+
 /// Everything that the server is told at start.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -272,6 +275,10 @@ fn secrets(raw: &RawSettings, database: &DatabaseConfig, data_dir: &Path) -> Res
     let folder = data_dir.join("secrets");
     let one = |name: &'static str, file: &str| -> Result<SecretString, ConfigError> {
         match raw.get(name) {
+            Some(value) if value.len() < SECRET_MIN_BYTES => {
+                Err(raw
+                    .invalid(name, format!("at least {SECRET_MIN_BYTES} characters; `openssl rand -hex 32` makes one")))
+            }
             // Something in a header: text that HTTP cannot carry would lock everybody out.
             Some(value) if value.bytes().all(|byte| byte.is_ascii_graphic()) => {
                 Ok(SecretString::from(value.to_owned()))
@@ -367,7 +374,8 @@ mod tests {
             ("LOG_FORMAT", "xml", "`json`"),
             ("LOG_LEVEL", "loud", "a level"),
             ("SHUTDOWN_TIMEOUT_SECONDS", "0", "from 1 to 600"),
-            ("ADMIN_TOKEN", "two words", "printable ASCII"),
+            ("ADMIN_TOKEN", "two words of a token", "printable ASCII"),
+            ("INTERNAL_SERVICE_KEY", "short", "at least 16 characters"),
             ("DAYTONA_API_URL", "http://daytona.example/api", "https://"),
             ("DAYTONA_API_URL", "nonsense", "https://"),
             ("DAYTONA_API_KEY", "two words", "printable ASCII"),
@@ -388,14 +396,16 @@ mod tests {
         }
     }
 
+    const KEY: &str = "a-key-of-the-tests";
+
     #[test]
     fn postgres_asks_for_its_secrets() {
         let error = config(&[("DATABASE_URL", "postgres://localhost/x")]).unwrap_err().to_string();
         assert!(error.starts_with("INTERNAL_SERVICE_KEY is not set"), "{error}");
         let pairs =
-            [("DATABASE_URL", "postgres://u:pw@localhost/x"), ("INTERNAL_SERVICE_KEY", "k"), ("ADMIN_TOKEN", "k")];
+            [("DATABASE_URL", "postgres://u:pw@localhost/x"), ("INTERNAL_SERVICE_KEY", KEY), ("ADMIN_TOKEN", KEY)];
         assert!(config(&pairs).unwrap_err().to_string().contains("another secret"));
-        let pairs = [pairs[0], pairs[1], ("ADMIN_TOKEN", "t")];
+        let pairs = [pairs[0], pairs[1], ("ADMIN_TOKEN", "another-token-of-the-tests")];
         let config = config(&pairs).unwrap();
         assert!(!format!("{config:?}").contains("pw@"));
     }

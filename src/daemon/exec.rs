@@ -55,6 +55,11 @@ pub async fn exec(options: ExecOptions) -> Result<Outcome, DaemonError> {
     }
     let api = Api::new(&options);
     if agent.is_none() {
+        // Said before the agent has done hours of work, not after.
+        if git::head(&options.repo).await.is_none() {
+            tracing::warn!(repo = %options.repo.display(),
+                "if this stays so, the run ends without endSha; --repo names the repository's folder");
+        }
         let position = ask_position(&options, &api).await?;
         spool.start_at(position.map_or(0, |seq| seq.get().saturating_add(1)))?;
     }

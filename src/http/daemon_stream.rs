@@ -8,7 +8,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Session};
 use futures_util::{FutureExt, StreamExt};
 use runwarden_actors::contract::limits::{
-    ENVELOPE_MAX_BYTES, INGEST_BATCH_MAX_BYTES, INGEST_BATCH_MAX_EVENTS, PAYLOAD_VERSION,
+    ENVELOPE_MAX_BYTES, EVENT_ID_MAX_BYTES, INGEST_BATCH_MAX_BYTES, INGEST_BATCH_MAX_EVENTS, PAYLOAD_VERSION,
 };
 use runwarden_actors::contract::names::HEADER_DAEMON_VERSION;
 use runwarden_actors::contract::{AckFrame, ErrorCode, HelloFrame};
@@ -65,6 +65,27 @@ pub(super) async fn open(
     // A task of its own: what is on its way to the database arrives even if the connection ends.
     actix_web::rt::spawn(stream.serve(frames, hello));
     Ok(response)
+}
+
+/// What a refused envelope calls itself, where that can be read: the daemon learns which one it was.
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Named {
+    event_id: Option<serde_json::Value>,
+    seq: Option<serde_json::Value>,
+}
+
+impl Named {
+    fn of(body: &[u8]) -> Self {
+        let named: Self = serde_json::from_slice(body).unwrap_or_default();
+        // Names are short; whatever else stands there is not sent back.
+        let short = |value: &serde_json::Value| match value {
+            serde_json::Value::String(text) => text.len() <= EVENT_ID_MAX_BYTES,
+            serde_json::Value::Number(_) => true,
+            _ => false,
+        };
+        Self { event_id: named.event_id.filter(short), seq: named.seq.filter(short) }
+    }
 }
 
 struct Stream {
@@ -172,11 +193,11 @@ impl Stream {
     async fn ingest(&mut self, batch: Vec<Bytes>) -> Result<(), End> {
         let mut envelopes: Vec<Envelope> = Vec::with_capacity(batch.len());
         for body in batch {
-            match parse_bound(body, &self.claims) {
+            match parse_bound(body.clone(), &self.claims) {
                 Ok(envelope) => envelopes.push(envelope),
                 Err(error) => {
                     self.submit(std::mem::take(&mut envelopes)).await?;
-                    self.send_error(&error).await?;
+                    self.send_error(&error, Named::of(&body)).await?;
                 }
             }
         }
@@ -197,7 +218,7 @@ impl Stream {
             Err(error) => {
                 let not_found = matches!(error, RunError::NotFound);
                 let error = ApiError::from(error);
-                self.send_error(&error).await?;
+                self.send_error(&error, Named::default()).await?;
                 // Nothing of this batch is acknowledged; the daemon comes back and sends it again.
                 Err(if not_found {
                     close(CloseCode::Policy, ErrorCode::NotFound.as_str())
@@ -213,9 +234,15 @@ impl Stream {
         self.send_text(text).await
     }
 
-    async fn send_error(&mut self, error: &ApiError) -> Result<(), End> {
+    async fn send_error(&mut self, error: &ApiError, named: Named) -> Result<(), End> {
         let mut body = error.body();
         body["type"] = json!("error");
+        if let Some(event_id) = named.event_id {
+            body["eventId"] = event_id;
+        }
+        if let Some(seq) = named.seq {
+            body["seq"] = seq;
+        }
         self.send_text(body.to_string()).await
     }
 

@@ -81,6 +81,12 @@ on_both!(bad_frames_keep_their_place_and_the_stream_goes_on, |db| {
             let frame = text(&mut socket).await;
             let what = frame["code"].as_str().or(frame["reason"].as_str()).or(frame["status"].as_str());
             seen.push(what.unwrap().to_owned());
+            // A refused envelope is named where it can be.
+            if frame["code"] == "binding_mismatch" {
+                assert_eq!((&frame["seq"], &frame["eventId"]), (&json!(1), &v2(&run, 1)["eventId"]));
+            } else if frame["type"] == "error" {
+                assert_eq!(frame.get("seq"), None);
+            }
         }
         let expected =
             ["accepted", "invalid_request", "duplicate_event", "binding_mismatch", "missing_run_id", "accepted"];
