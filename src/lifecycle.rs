@@ -11,7 +11,7 @@ use runwarden_actors::contract::Timestamp;
 use runwarden_actors::contract::limits::STORE_CALL_TIMEOUT_MS;
 use runwarden_actors::ports::store::{SigningKey, StoreError};
 use runwarden_actors::ports::{Clock, Coordination, EvidenceStore, IdSource, Store};
-use runwarden_actors::preview::{PreviewDeps, PreviewOptions, watch_revocations};
+use runwarden_actors::preview::{PreviewDeps, PreviewOptions, watch_access, watch_revocations};
 use runwarden_actors::registry::{RegistryOptions, Runs};
 use runwarden_actors::run::{Deps, SweepOptions, run_effects, run_sweep};
 use secrecy::ExposeSecret;
@@ -352,6 +352,12 @@ impl Application {
         background.spawn(async move {
             watch_revocations(deps, previews, shutdown).await;
             "revocations"
+        });
+        let (deps, previews) = (self.state.previews.deps.clone(), self.state.previews.open.clone());
+        let shutdown = self.state.shutdown.clone();
+        background.spawn(async move {
+            watch_access(deps, previews, shutdown).await;
+            "access"
         });
         let (keys, shutdown) = (self.keys.clone(), self.state.shutdown.clone());
         background.spawn(async move {

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
-use super::previews::{exchange, paths, probe, sessions, subscribe};
+use super::previews::{access, exchange, paths, probe, sessions, subscribe};
 use super::{chats, daemon_events, daemon_stream, events, flags, health, quarantine, runs};
 
 /// Routes by their handlers; a test compares them with those that are served.
@@ -33,6 +33,7 @@ use super::{chats, daemon_events, daemon_stream, events, flags, health, quaranti
         sessions::get,
         sessions::exchange_token,
         sessions::revoke_session,
+        access::invalidate,
         exchange::exchange,
         exchange::subscription_token,
         probe::probe,
@@ -123,6 +124,7 @@ fn schemas() -> Map<String, Value> {
     generator.subschema_for::<sessions::SessionBody>();
     generator.subschema_for::<sessions::ExchangeTokenBody>();
     generator.subschema_for::<sessions::RevokedBody>();
+    generator.subschema_for::<access::InvalidateBody>();
     generator.subschema_for::<exchange::ExchangeBody>();
     generator.subschema_for::<exchange::ExchangedBody>();
     generator.subschema_for::<exchange::SubscriptionTokenBody>();

@@ -2,7 +2,12 @@
 
 use std::sync::OnceLock;
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use runwarden_actors::contract::names::METRIC_PREVIEW_READY_LATENCY;
+
+/// Upper bounds of the histogram that says how fast previews come up; 20 s is the mark of section 11.
+const READY_LATENCY_BUCKETS_MS: &[f64] =
+    &[250.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0, 15_000.0, 20_000.0, 30_000.0, 60_000.0, 120_000.0];
 
 /// A way to read all counters.
 #[derive(Clone)]
@@ -21,7 +26,9 @@ pub fn install_metrics() -> Option<Metrics> {
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     HANDLE
         .get_or_init(|| {
-            let handle = PrometheusBuilder::new().install_recorder().ok();
+            let latency = Matcher::Full(METRIC_PREVIEW_READY_LATENCY.to_owned());
+            let builder = PrometheusBuilder::new().set_buckets_for_metric(latency, READY_LATENCY_BUCKETS_MS).ok()?;
+            let handle = builder.install_recorder().ok();
             describe();
             handle
         })
@@ -30,13 +37,15 @@ pub fn install_metrics() -> Option<Metrics> {
 }
 
 fn describe() {
-    use metrics::{describe_counter, describe_gauge};
+    use metrics::{describe_counter, describe_gauge, describe_histogram};
     use runwarden_actors::contract::names::{METRIC_LEGACY_MODE, METRIC_MISSING_END_SHA, METRIC_STRICT_MISMATCH};
     describe_counter!("runwarden.envelopes", "Daemon envelopes by outcome");
     describe_counter!("runwarden.quarantined", "Quarantine rows by reason and repository");
     describe_counter!("runwarden.access_denied", "Access-denied events by reason");
     describe_counter!("runwarden.preview_unknown_kid", "Preview tokens with an unknown key, by namespace");
     describe_counter!("runwarden.run_actors", "What happened to run actors");
+    describe_counter!("runwarden.preview_sessions", "Moves of preview sessions, by the state that they led to");
+    describe_histogram!(METRIC_PREVIEW_READY_LATENCY, "Milliseconds until a preview was up, by provider");
     describe_gauge!("runwarden.live_runs", "Run actors in this process");
     describe_counter!(METRIC_STRICT_MISMATCH, "Envelopes without runId for strict runs");
     describe_counter!(METRIC_LEGACY_MODE, "Envelopes without runId for legacy runs");

@@ -12,4 +12,5 @@ mod redis_server;
 mod preview;
 mod upstream;
 
+mod access;
 mod sessions;

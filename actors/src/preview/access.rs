@@ -5,9 +5,11 @@ use thiserror::Error;
 use crate::contract::limits::{ACCESS_NEGATIVE_TTL_SECONDS, ACCESS_TTL_SECONDS, PREVIEW_SESSION_SECONDS};
 use crate::contract::names::KEY_REPO_ACCESS;
 use crate::contract::{AccessInvalidation, RepoFullName, UserId};
+use crate::ports::store::RevocationScope;
 use crate::ports::{AccessQuestion, AccessSourceError, CoordinationError, RememberedAccess};
 
 use super::deps::PreviewDeps;
+use super::revocation::close_scope;
 
 /// Why nobody knows whether the user may see. Callers refuse with `cache_unavailable`.
 #[derive(Debug, Error)]
@@ -44,6 +46,18 @@ pub async fn remember_access_now(
     let allowed = deps.access.may_see(question).await?;
     let seconds = if allowed { ACCESS_TTL_SECONDS.min(PREVIEW_SESSION_SECONDS) } else { ACCESS_NEGATIVE_TTL_SECONDS };
     deps.run.coordination.remember_access(&key, allowed, generation, seconds * 1000).await?;
+    if !allowed {
+        let scope = RevocationScope::Access {
+            user_id: question.user_id.clone(),
+            repo_full_name: question.repo_full_name.clone(),
+        };
+        // Lost access ends what is open (section 5). Refused it is in any case, so a failure here only waits for the
+        // next answer of the source.
+        if let Err(error) = close_scope(&deps.run, &scope).await {
+            tracing::warn!(user = %question.user_id, repo = %question.repo_full_name, %error,
+                "previews of a user without access could not be closed; they are tried again");
+        }
+    }
     Ok(allowed)
 }
 

@@ -118,7 +118,9 @@ impl Previews {
     /// Cuts everything: nobody has been able to say for too long whether sessions were taken back.
     pub(super) fn go_blind(&self) {
         for (_, handle, _) in self.roster.all() {
-            if handle.shown().is_some_and(|session| session.in_flight() > 0) {
+            // Idle ones too: whoever asks for one again reads its row anew.
+            if handle.shown().is_some() {
+                *handle.cell.write().unwrap_or_else(PoisonError::into_inner) = None;
                 actix_rt_send(handle.addr, GoneBlind);
             }
         }

@@ -25,4 +25,4 @@ pub use revocation::{RevokeError, announce_session, preview_dimensions, revoke, 
 pub(crate) use revocation::{announce, note_closed, stop_command};
 pub use start::{StartError, StartPreview, begin, bring_up};
 pub use state::{TRANSITIONS, is_listed, sources_of};
-pub use watch::watch_revocations;
+pub use watch::{watch_access, watch_revocations};

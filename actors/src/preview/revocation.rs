@@ -98,18 +98,10 @@ pub async fn revoke(
     scope: &RevocationScope,
     reason: AccessInvalidation,
 ) -> Result<usize, RevokeError> {
-    let mut count = 0;
-    for _ in 0..BATCHES_MAX {
-        let closed = deps.run.store.revoke_previews(scope, deps.run.clock.now(), BATCH).await?;
-        if closed.is_empty() {
-            break;
-        }
-        count += closed.len();
-        deps.run.effects.wake();
-        for closed in &closed {
-            previews.close(closed.preview_session_id, closed.revocation_version);
-            announce(deps.run.coordination.as_ref(), closed.preview_session_id, closed.revocation_version).await?;
-        }
+    let closed = close_scope(&deps.run, scope).await?;
+    for closed in &closed {
+        // This server's own do not wait for its next look.
+        previews.close(closed.preview_session_id, closed.revocation_version);
     }
     match scope {
         RevocationScope::Access { user_id, repo_full_name } => {
@@ -123,7 +115,24 @@ pub async fn revoke(
             }
         }
     }
-    Ok(count)
+    Ok(closed.len())
+}
+
+/// Closes the open sessions of the scope in the database and announces it: every server cuts them at its next look.
+pub(super) async fn close_scope(deps: &Deps, scope: &RevocationScope) -> Result<Vec<ClosedPreview>, RevokeError> {
+    let mut all = Vec::new();
+    for _ in 0..BATCHES_MAX {
+        let closed = bounded(deps.store.revoke_previews(scope, deps.clock.now(), BATCH)).await?;
+        if closed.is_empty() {
+            break;
+        }
+        deps.effects.wake();
+        for closed in &closed {
+            announce(deps.coordination.as_ref(), closed.preview_session_id, closed.revocation_version).await?;
+        }
+        all.extend(closed);
+    }
+    Ok(all)
 }
 
 /// A revocation that may not have reached everybody; try again.

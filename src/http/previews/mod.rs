@@ -1,6 +1,7 @@
 //! Previews over HTTP (section 5): sessions for host applications, what browsers need before a preview opens, and the
 //! two ways to it, on paths and on hosts of its own.
 
+pub(super) mod access;
 pub(super) mod browser;
 pub(super) mod exchange;
 pub(super) mod hosts;

@@ -120,6 +120,7 @@ struct Subscription {
 /// Why a subscription ends.
 enum End {
     Over(&'static str),
+    Unknown,
     ShuttingDown,
     Gone,
 }
@@ -133,6 +134,10 @@ impl Subscription {
             End::Over(why) => {
                 Some(CloseReason { code: CloseCode::Other(CLOSE_OVER), description: Some(why.to_owned()) })
             }
+            End::Unknown => Some(CloseReason {
+                code: CloseCode::Again,
+                description: Some("access cannot be confirmed now".to_owned()),
+            }),
             End::ShuttingDown => Some(CloseReason {
                 code: CloseCode::Restart,
                 description: Some("the server is shutting down".to_owned()),
@@ -203,7 +208,11 @@ impl Subscription {
             Ok(()) => Ok(()),
             Err(error) => {
                 let reason = error.security_reason().unwrap_or(SecurityReason::CacheUnavailable);
-                Err(over(reason, "access cannot be confirmed"))
+                Err(match over(reason, "access was withdrawn") {
+                    // Nobody can say: the page may come back with another token.
+                    End::Over(_) if reason == SecurityReason::CacheUnavailable => End::Unknown,
+                    end => end,
+                })
             }
         }
     }
