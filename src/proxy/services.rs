@@ -11,6 +11,7 @@ use runwarden_actors::run::flag;
 use tokio::time::Instant;
 
 use super::headers::Routing;
+use super::parts::ProxyTimeouts;
 use crate::auth::PreviewTokens;
 use crate::config::PreviewsConfig;
 use crate::http::ApiError;
@@ -31,6 +32,8 @@ pub struct PreviewServices {
     pub tokens: PreviewTokens,
     /// Settings.
     pub settings: Arc<PreviewsConfig>,
+    /// How long the proxy waits.
+    pub timeouts: ProxyTimeouts,
     flags: Arc<Mutex<Flags>>,
 }
 
@@ -39,8 +42,14 @@ type Flags = HashMap<(UserId, RepoFullName), (bool, Instant)>;
 
 impl PreviewServices {
     /// With these.
-    pub fn new(deps: PreviewDeps, open: Previews, tokens: PreviewTokens, settings: Arc<PreviewsConfig>) -> Self {
-        Self { deps, open, tokens, settings, flags: Arc::default() }
+    pub fn new(
+        deps: PreviewDeps,
+        open: Previews,
+        tokens: PreviewTokens,
+        settings: Arc<PreviewsConfig>,
+        timeouts: ProxyTimeouts,
+    ) -> Self {
+        Self { deps, open, tokens, settings, timeouts, flags: Arc::default() }
     }
 
     /// Previews' live flag for this user and repository; switched off is 404 (section 5).
