@@ -7,7 +7,6 @@ use runwarden_actors::contract::OpenMode;
 use runwarden_actors::ports::AuthHeader;
 use runwarden_actors::ports::store::PreviewUpstream;
 
-
 /// Client's headers that reach an upstream as they are.
 const FORWARDED: [client::HeaderName; 8] = [
     client::ACCEPT,

@@ -80,7 +80,7 @@ async fn walk(
     proxy_req_id: Uuid,
 ) -> Result<HttpResponse, ApiError> {
     let deadline = Instant::now() + services.timeouts.http;
-    let opened = services.open.open(asked.session).await;
+    let opened = services.open(asked.session).await;
     if let Ok(open) = &opened {
         services.require_live(&open.record.user_id, &open.record.repo_full_name).await?;
     }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use runwarden_actors::contract::{ErrorCode, FeatureFlag, RepoFullName, UserId};
+use runwarden_actors::contract::{ErrorCode, FeatureFlag, PreviewSessionId, RepoFullName, UserId};
 use runwarden_actors::ports::store::PreviewSession;
-use runwarden_actors::preview::{PreviewDeps, Previews};
+use runwarden_actors::preview::{OpenError, OpenSession, PreviewDeps, Previews};
 use runwarden_actors::run::flag;
 use tokio::time::Instant;
 
@@ -50,6 +50,16 @@ impl PreviewServices {
         timeouts: ProxyTimeouts,
     ) -> Self {
         Self { deps, open, tokens, settings, timeouts, flags: Arc::default() }
+    }
+
+    /// The session, if it is open by the clock of this request too: its own timer may be late, or asleep with the machine.
+    pub async fn open(&self, id: PreviewSessionId) -> Result<Arc<OpenSession>, OpenError> {
+        let open = self.open.open(id).await?;
+        if open.record.expires_at.millis_since(self.deps.run.clock.now()) > 0 {
+            Ok(open)
+        } else {
+            Err(OpenError::Expired)
+        }
     }
 
     /// Previews' live flag for this user and repository; switched off is 404 (section 5).

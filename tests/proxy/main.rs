@@ -10,6 +10,10 @@ mod postgres;
 mod redis_server;
 
 mod preview;
+mod raw;
 mod upstream;
 
+mod framing;
+mod headers;
+mod paths;
 mod sessions;
