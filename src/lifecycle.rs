@@ -11,7 +11,7 @@ use runwarden_actors::contract::Timestamp;
 use runwarden_actors::contract::limits::STORE_CALL_TIMEOUT_MS;
 use runwarden_actors::ports::store::{SigningKey, StoreError};
 use runwarden_actors::ports::{Clock, Coordination, EvidenceStore, IdSource, Store};
-use runwarden_actors::preview::{PreviewDeps, PreviewOptions, watch_access, watch_revocations};
+use runwarden_actors::preview::{watch_access, watch_revocations};
 use runwarden_actors::registry::{RegistryOptions, Runs};
 use runwarden_actors::run::{Deps, SweepOptions, run_effects, run_sweep};
 use secrecy::ExposeSecret;
@@ -21,16 +21,14 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::access::open_access;
-use crate::auth::{DaemonTokens, PreviewKeyRings, PreviewTokens, SharedSecret, install_crypto, random_secret};
+use crate::auth::{DaemonTokens, PreviewKeyRings, SharedSecret, install_crypto, random_secret};
 use crate::clock::{SystemClock, SystemIds};
 use crate::config::{Config, DatabaseConfig, ObjectsConfig};
 use crate::coordination::{EmbeddedCoordination, RedisCoordination};
 use crate::evidence::ObjectEvidence;
 use crate::http::{AppState, configure};
-use crate::names::DnsNames;
 use crate::outbound::OutboundClient;
-use crate::proxy::{HealthProbe, PreviewServices};
+use crate::proxy::PreviewParts;
 use crate::sandbox::{DaytonaSandbox, DockerSandbox, ProcessSandbox, Sandboxes};
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
@@ -232,6 +230,12 @@ impl Application {
 
     /// Binds the port for ports that are open already; tests put their own among them.
     pub async fn with_deps(config: &Config, deps: Deps) -> Result<Self, StartError> {
+        let parts = PreviewParts::open(config).map_err(StartError::Setting)?;
+        Self::with_parts(config, deps, parts).await
+    }
+
+    /// The same, with what previews reach the world by.
+    pub async fn with_parts(config: &Config, deps: Deps, parts: PreviewParts) -> Result<Self, StartError> {
         install_crypto();
         // A taken port is found before anything is started.
         let listener = listen(config)?;
@@ -244,7 +248,7 @@ impl Application {
         if let Err(error) = keys.prepare().await {
             tracing::warn!(%error, "preview keys are not ready; previews are refused until they are");
         }
-        let previews = preview_services(config, &deps, &runs, keys.clone())?;
+        let previews = parts.into_services(config, &deps, runs.previews(), keys.clone());
         let (shutdown, shutting_down) = watch::channel(false);
         let state = AppState {
             deps,
@@ -366,33 +370,6 @@ impl Application {
         });
         background
     }
-}
-
-/// What preview routes work with.
-fn preview_services(
-    config: &Config,
-    deps: &Deps,
-    runs: &Runs,
-    keys: PreviewKeyRings,
-) -> Result<PreviewServices, StartError> {
-    let setting = |error: &dyn std::fmt::Display| StartError::Setting(error.to_string());
-    let access = open_access(&config.access, &config.secrets.internal_service_key).map_err(|error| setting(&error))?;
-    let names = DnsNames::from_system().map_err(|error| setting(&error))?;
-    let tokens = PreviewTokens::new(keys, Arc::clone(&deps.clock), Arc::clone(&deps.ids));
-    let previews = PreviewDeps {
-        run: deps.clone(),
-        access,
-        names: Arc::new(names),
-        probe: Arc::new(HealthProbe),
-        signer: Arc::new(tokens.clone()),
-        options: Arc::new(PreviewOptions {
-            environment: config.previews.environment.clone(),
-            websocket: config.previews.websocket(),
-            allowed_networks: config.previews.allowed_networks.clone(),
-            limits: config.previews.limits,
-        }),
-    };
-    Ok(PreviewServices::new(previews, runs.previews(), tokens, Arc::new(config.previews.clone())))
 }
 
 async fn stop_server(handle: &ServerHandle, graceful: bool) {

@@ -8,6 +8,7 @@ mod daemon_stream;
 mod error;
 mod events;
 mod flags;
+mod framing;
 mod health;
 mod openapi;
 mod previews;

@@ -6,14 +6,16 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpResponse, Resource};
 
 use super::previews::{access, browser, exchange, hosts, paths, probe, sessions, subscribe};
-use super::{ApiError, chats, daemon_events, daemon_stream, events, flags, health, openapi, quarantine, runs};
+use super::{ApiError, chats, daemon_events, daemon_stream, events, flags, framing, health, openapi, quarantine, runs};
 
 /// Adds the routes to an application that has an [`super::AppState`].
 pub fn configure(config: &mut ServiceConfig) {
     config
         .app_data(web::QueryConfig::default().error_handler(|error, _| ApiError::invalid(error.to_string()).into()))
         .app_data(web::PathConfig::default().error_handler(|error, _| ApiError::invalid(error.to_string()).into()))
-        // Preview hosts first: everything on them is the app's, whatever our own routes are called.
+        // Before everything: nothing is read of a request that two readers would cut differently.
+        .service(web::scope("").guard(fn_guard(framing::is_ambiguous)).default_service(web::to(framing::refuse)))
+        // Preview hosts next: everything on them is the app's, whatever our own routes are called.
         .service(web::scope("").guard(fn_guard(hosts::is_preview_host)).default_service(web::to(hosts::any)))
         // Daemons: section 4. The token is checked by the handlers' `Daemon` extractor.
         .service(resource("/api/daemon-event").route(web::post().to(daemon_events::post_event)))

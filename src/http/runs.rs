@@ -4,10 +4,12 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use runwarden_actors::contract::limits::{ID_MAX_BYTES, PAYLOAD_VERSION};
 use runwarden_actors::contract::{
-    CodesandboxId, CommitSha, DiffSource, FrozenFlagSnapshot, RepoFullName, RunId, RunStatus, SandboxProvider,
-    SandboxRef, Seq, StartRequestId, TerminalKind, ThreadChatId, ThreadId, Timestamp, TriggerSource, UserId,
+    AccessInvalidation, CodesandboxId, CommitSha, DiffSource, FrozenFlagSnapshot, RepoFullName, RunId, RunStatus,
+    SandboxProvider, SandboxRef, Seq, StartRequestId, TerminalKind, ThreadChatId, ThreadId, Timestamp, TriggerSource,
+    UserId,
 };
 use runwarden_actors::ports::store::{RunRecord, SandboxBinding};
+use runwarden_actors::preview::invalidate_repo_access;
 use runwarden_actors::run::{StartRun, bind_run_sandbox, create_run_context};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -90,6 +92,9 @@ pub(super) async fn create(
         preview_config,
     };
     let (run, created) = create_run_context(&state.deps, &start, state.rollout_phase).await?;
+    if created {
+        forget_access(&state, &run, AccessInvalidation::NewActiveRun).await;
+    }
     let daemon_token = state
         .tokens
         .mint(&run.thread_id, &run.thread_chat_id, run.run_id, run.created_at)
@@ -154,6 +159,7 @@ pub(super) async fn bind(
         repo_dir: body.repo_dir,
     };
     let run = bind_run_sandbox(&state.deps, run_id, &binding).await?;
+    forget_access(&state, &run, AccessInvalidation::Rebind).await;
     Ok(HttpResponse::Ok().json(RunBody::from(run)))
 }
 
@@ -179,6 +185,15 @@ pub(super) async fn get(
     let run = state.deps.store.load_run(run_id_of(&run_id)?).await?;
     let run = run.ok_or_else(|| ApiError::not_found("run"))?;
     Ok(HttpResponse::Ok().json(RunBody::from(run)))
+}
+
+/// Section 6. The run is committed already, and while the coordination store is away nobody is let in by what it
+/// remembers; what is remembered ends by itself within a minute.
+async fn forget_access(state: &AppState, run: &RunRecord, reason: AccessInvalidation) {
+    let forgotten = invalidate_repo_access(&state.previews.deps, &run.user_id, &run.repo_full_name, reason).await;
+    if let Err(error) = forgotten {
+        tracing::warn!(run_id = %run.run_id, %reason, %error, "remembered access could not be forgotten");
+    }
 }
 
 /// Text that is no run id names no run.

@@ -1,37 +1,17 @@
-//! An upstream's body on its way to the client, with everything that ends it: its own end, silence, time, revocation.
+//! An upstream's body on its way to the client.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::web::Bytes;
 use hyper::body::{Body as _, Incoming};
-use runwarden_actors::contract::limits::PROXY_STREAM_IDLE_MS;
 use runwarden_actors::preview::InFlight;
-use thiserror::Error;
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::forward::Checkout;
 use super::slot::Slot;
-
-/// Why a body ended before its end: the client sees a broken body, never a clean one.
-#[derive(Debug, Error)]
-pub enum BodyEnded {
-    /// The upstream hung up.
-    #[error("the upstream's body broke off: {0}")]
-    Upstream(hyper::Error),
-    /// The whole answer took too long.
-    #[error("the upstream's body did not end in time")]
-    Timeout,
-    /// A stream was silent for too long.
-    #[error("the stream was silent for too long")]
-    Idle,
-    /// The session ended.
-    #[error("the preview session ended")]
-    Revoked,
-}
+use super::watched::{BodyEnded, Limit, Watched};
 
 /// What holds a proxied request open; given back when it is dropped.
 pub struct Held {
@@ -41,50 +21,17 @@ pub struct Held {
     pub slot: Slot,
 }
 
-/// What bounds a body.
-pub enum Limit {
-    /// All of it, by this instant.
-    Until(Pin<Box<Sleep>>),
-    /// Silence between two parts.
-    Idle(Pin<Box<Sleep>>),
-}
-
-impl Limit {
-    /// An ordinary answer.
-    pub fn until(deadline: Instant) -> Self {
-        Self::Until(Box::pin(sleep_until(deadline)))
-    }
-
-    /// An event stream.
-    pub fn idle() -> Self {
-        Self::Idle(Box::pin(sleep(Duration::from_millis(PROXY_STREAM_IDLE_MS))))
-    }
-
-    /// A part has come.
-    pub fn touch(&mut self) {
-        if let Self::Idle(timer) = self {
-            timer.as_mut().reset(Instant::now() + Duration::from_millis(PROXY_STREAM_IDLE_MS));
-        }
-    }
-
-    /// Ready once the limit is met.
-    pub fn poll_met(&mut self, cx: &mut Context<'_>) -> Poll<BodyEnded> {
-        match self {
-            Self::Until(timer) => timer.as_mut().poll(cx).map(|()| BodyEnded::Timeout),
-            Self::Idle(timer) => timer.as_mut().poll(cx).map(|()| BodyEnded::Idle),
-        }
-    }
+struct Live {
+    incoming: Incoming,
+    checkout: Checkout,
+    // Last: it is given back when everything else is gone.
+    _held: Held,
 }
 
 /// The body.
 pub struct ProxiedBody {
-    incoming: Incoming,
+    live: Watched<Live>,
     size: BodySize,
-    limit: Limit,
-    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
-    checkout: Option<Checkout>,
-    // Last: it is given back when everything else is gone.
-    _held: Held,
 }
 
 impl ProxiedBody {
@@ -97,22 +44,25 @@ impl ProxiedBody {
         checkout: Checkout,
         held: Held,
     ) -> Self {
-        Self {
-            incoming,
-            size: length.map_or(BodySize::Stream, BodySize::Sized),
-            limit,
-            revoked: Box::pin(revoked),
-            checkout: Some(checkout),
-            _held: held,
+        let size = length.map_or(BodySize::Stream, BodySize::Sized);
+        let body = Self { live: Watched::new(Live { incoming, checkout, _held: held }, limit, revoked), size };
+        body.finish_at_end();
+        body
+    }
+
+    /// Frees connection and slot as soon as nothing more comes, not only when the client has taken it.
+    fn finish_at_end(&self) {
+        // The last part is known for what it is where there is a length.
+        let is_end = |live: &mut Live, _: &mut Context<'_>| Poll::Ready(live.incoming.is_end_stream());
+        let end = self.live.poll(&mut Context::from_waker(std::task::Waker::noop()), is_end);
+        if let Poll::Ready(Ok(Some(true))) = end {
+            self.finish();
         }
     }
-}
 
-impl ProxiedBody {
-    /// For an answer that has no body: its connection is free again.
-    pub fn finish(mut self) {
-        if let Some(checkout) = self.checkout.take() {
-            checkout.give_back();
+    fn finish(&self) {
+        if let Some(live) = self.live.finish() {
+            live.checkout.give_back();
         }
     }
 }
@@ -124,37 +74,28 @@ impl MessageBody for ProxiedBody {
         self.size
     }
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyEnded>>> {
-        let this = &mut *self;
-        if this.revoked.as_mut().poll(cx).is_ready() {
-            this.checkout = None;
-            return Poll::Ready(Some(Err(BodyEnded::Revoked)));
-        }
-        // Also while parts keep coming: a body that never pauses must end in time too.
-        if let Poll::Ready(met) = this.limit.poll_met(cx) {
-            this.checkout = None;
-            return Poll::Ready(Some(Err(met)));
-        }
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyEnded>>> {
         loop {
-            match Pin::new(&mut this.incoming).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    this.limit.touch();
-                    // Trailers stay behind: none of them is listed.
+            let frame = self.live.poll(cx, |live, cx| Pin::new(&mut live.incoming).poll_frame(cx));
+            match std::task::ready!(frame) {
+                Err(ended) => return Poll::Ready(Some(Err(ended))),
+                Ok(None) => return Poll::Ready(None),
+                Ok(Some(None)) => {
+                    self.finish();
+                    return Poll::Ready(None);
+                }
+                Ok(Some(Some(Err(error)))) => {
+                    drop(self.live.finish());
+                    return Poll::Ready(Some(Err(BodyEnded::Upstream(error))));
+                }
+                // Trailers stay behind: none of them is listed.
+                Ok(Some(Some(Ok(frame)))) => {
+                    self.live.seen().touch();
                     if let Ok(bytes) = frame.into_data() {
+                        self.finish_at_end();
                         return Poll::Ready(Some(Ok(bytes)));
                     }
                 }
-                Poll::Ready(Some(Err(error))) => {
-                    this.checkout = None;
-                    return Poll::Ready(Some(Err(BodyEnded::Upstream(error))));
-                }
-                Poll::Ready(None) => {
-                    if let Some(checkout) = this.checkout.take() {
-                        checkout.give_back();
-                    }
-                    return Poll::Ready(None);
-                }
-                Poll::Pending => return Poll::Pending,
             }
         }
     }

@@ -3,31 +3,30 @@
 //!
 //! hyper and not awc: see docs/adr/0002.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use actix_web::web::{Bytes, Payload};
-use futures_util::Stream as _;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use runwarden_actors::contract::PreviewSessionId;
-use runwarden_actors::contract::limits::{PROXY_CONNECT_TIMEOUT_MS, PROXY_REQUEST_MAX_BYTES};
+use runwarden_actors::contract::limits::PROXY_REQUEST_MAX_BYTES;
 use runwarden_actors::ports::Scheme;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
+
+use super::upload::{BodyFailure, Progress, RequestBody};
 
 /// Idle connections of one session that each worker keeps.
 const IDLE_MAX_EACH: usize = 32;
@@ -47,7 +46,7 @@ pub enum ForwardError {
     #[error("the upstream cannot be reached: {0}")]
     Unreachable(String),
     /// No connection in time.
-    #[error("the upstream did not take a connection within {PROXY_CONNECT_TIMEOUT_MS} ms")]
+    #[error("the upstream did not take a connection in time")]
     ConnectTimeout,
     /// The body turned out larger than announced.
     #[error("the body is larger than {PROXY_REQUEST_MAX_BYTES} bytes")]
@@ -72,88 +71,37 @@ pub struct Destination {
     pub host: Arc<str>,
 }
 
-/// A request's body on its way, counted.
-pub struct RequestBody {
-    payload: Option<Payload>,
-    announced: Option<u64>,
-    counted: u64,
-    failure: Failure,
+/// An open connection with its task; dropping it closes it, whatever is still on its way.
+struct Connection {
+    sender: SendRequest<RequestBody>,
+    task: JoinHandle<()>,
 }
 
-/// What became of a body, for the one who waits for the answer.
-type Failure = Rc<RefCell<Option<BodyFailure>>>;
-
-#[derive(Debug, Clone, Copy, Error)]
-enum BodyFailure {
-    #[error("too large")]
-    TooLarge,
-    #[error("the client's body broke off")]
-    Broke,
-}
-
-impl RequestBody {
-    /// No body.
-    pub fn empty() -> Self {
-        Self { payload: None, announced: Some(0), counted: 0, failure: Rc::default() }
-    }
-
-    /// The client's; `announced` is its `Content-Length`, if it has one.
-    pub fn streaming(payload: Payload, announced: Option<u64>) -> Self {
-        Self { payload: Some(payload), announced, counted: 0, failure: Rc::default() }
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = &mut *self;
-        let Some(payload) = &mut this.payload else { return Poll::Ready(None) };
-        let next = std::task::ready!(Pin::new(payload).poll_next(cx));
-        let failure = match next {
-            None => {
-                this.payload = None;
-                return Poll::Ready(None);
-            }
-            Some(Ok(bytes)) => {
-                this.counted = this.counted.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-                if this.counted <= PROXY_REQUEST_MAX_BYTES {
-                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
-                }
-                BodyFailure::TooLarge
-            }
-            Some(Err(_)) => BodyFailure::Broke,
-        };
-        this.payload = None;
-        *this.failure.borrow_mut() = Some(failure);
-        Poll::Ready(Some(Err(Box::new(failure))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.payload.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.announced.map_or_else(SizeHint::default, |bytes| SizeHint::with_exact(bytes.saturating_sub(self.counted)))
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Done already where the connection was handed over to a tunnel.
+        self.task.abort();
     }
 }
 
 /// A connection in use. Give it back once its answer has been read to the end; dropping it closes it.
 pub struct Checkout {
     destination: Destination,
-    sender: SendRequest<RequestBody>,
+    connection: Connection,
+    progress: Rc<Cell<Progress>>,
 }
 
 impl Checkout {
-    /// For the next request of the same session.
+    /// For the next request of the same session; not where the upstream has answered before it took the whole request.
     pub fn give_back(self) {
-        POOL.with_borrow_mut(|pool| pool.keep(self.destination, self.sender));
+        if self.progress.get() == Progress::Sent {
+            POOL.with_borrow_mut(|pool| pool.keep(self.destination, self.connection));
+        }
     }
 }
 
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    connection: Connection,
     since: Instant,
 }
 
@@ -170,25 +118,25 @@ thread_local! {
 }
 
 impl Pool {
-    fn take(&mut self, destination: &Destination) -> Option<SendRequest<RequestBody>> {
+    fn take(&mut self, destination: &Destination) -> Option<Connection> {
         let idle = self.idle.get_mut(destination)?;
-        while let Some(Idle { sender, since }) = idle.pop() {
+        while let Some(Idle { connection, since }) = idle.pop() {
             self.count -= 1;
-            if since.elapsed() < IDLE_FOR && !sender.is_closed() {
-                return Some(sender);
+            if since.elapsed() < IDLE_FOR && !connection.sender.is_closed() {
+                return Some(connection);
             }
         }
         None
     }
 
-    fn keep(&mut self, destination: Destination, sender: SendRequest<RequestBody>) {
+    fn keep(&mut self, destination: Destination, connection: Connection) {
         self.sweep();
-        if sender.is_closed() || self.count >= IDLE_MAX {
+        if connection.sender.is_closed() || self.count >= IDLE_MAX {
             return;
         }
         let idle = self.idle.entry(destination).or_default();
         if idle.len() < IDLE_MAX_EACH {
-            idle.push(Idle { sender, since: Instant::now() });
+            idle.push(Idle { connection, since: Instant::now() });
             self.count += 1;
         }
     }
@@ -199,7 +147,7 @@ impl Pool {
         }
         self.swept = Some(Instant::now());
         for idle in self.idle.values_mut() {
-            idle.retain(|idle| idle.since.elapsed() < IDLE_FOR && !idle.sender.is_closed());
+            idle.retain(|idle| idle.since.elapsed() < IDLE_FOR && !idle.connection.sender.is_closed());
         }
         self.idle.retain(|_, idle| !idle.is_empty());
         self.count = self.idle.values().map(Vec::len).sum();
@@ -207,49 +155,52 @@ impl Pool {
 }
 
 /// Sends the request and waits for the head of its answer. A kept connection that turns out to be closed before
-/// anything was sent is replaced once. Must run on an actix worker: bodies are not `Send`.
+/// anything was sent is replaced once. Must run on an actix worker: bodies are not `Send`. Ends with its future.
 pub async fn send(
     destination: &Destination,
     mut request: hyper::Request<RequestBody>,
+    connect_within: Duration,
 ) -> Result<(hyper::Response<Incoming>, Checkout), ForwardError> {
-    let failure = Rc::clone(&request.body().failure);
-    let explain = |error: &hyper::Error| match *failure.borrow() {
-        Some(BodyFailure::TooLarge) => ForwardError::TooLarge,
-        Some(BodyFailure::Broke) => ForwardError::ClientBroke,
-        None => ForwardError::Unreachable(error.to_string()),
+    let progress = request.body().progress();
+    let explain = |error: &hyper::Error| match progress.get() {
+        Progress::Failed(BodyFailure::TooLarge) => ForwardError::TooLarge,
+        Progress::Failed(BodyFailure::Broke) => ForwardError::ClientBroke,
+        Progress::UnderWay | Progress::Sent => ForwardError::Unreachable(error.to_string()),
     };
-    if let Some(mut sender) = POOL.with_borrow_mut(|pool| pool.take(destination))
-        && sender.ready().await.is_ok()
+    let checkout =
+        |connection| Checkout { destination: destination.clone(), connection, progress: Rc::clone(&progress) };
+    if let Some(mut connection) = POOL.with_borrow_mut(|pool| pool.take(destination))
+        && connection.sender.ready().await.is_ok()
     {
-        match sender.try_send_request(request).await {
-            Ok(response) => return Ok((response, Checkout { destination: destination.clone(), sender })),
+        match connection.sender.try_send_request(request).await {
+            Ok(response) => return Ok((response, checkout(connection))),
             Err(mut error) => match error.take_message() {
                 Some(unsent) => request = unsent,
                 None => return Err(explain(error.error())),
             },
         }
     }
-    let mut sender = open(destination).await?;
-    match sender.send_request(request).await {
-        Ok(response) => Ok((response, Checkout { destination: destination.clone(), sender })),
+    let mut connection = open(destination, connect_within).await?;
+    match connection.sender.send_request(request).await {
+        Ok(response) => Ok((response, checkout(connection))),
         Err(error) => Err(explain(&error)),
     }
 }
 
 /// A new connection, with its task on this worker.
-async fn open(destination: &Destination) -> Result<SendRequest<RequestBody>, ForwardError> {
+async fn open(destination: &Destination, connect_within: Duration) -> Result<Connection, ForwardError> {
     let opening = async {
         let stream = dial(destination).await?;
         builder().handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))
     };
-    let (sender, connection) = within_connect_timeout(opening).await?;
-    actix_web::rt::spawn(async move {
+    let (sender, connection) = within(connect_within, opening).await?;
+    let task = actix_web::rt::spawn(async move {
         // Whoever waits for an answer is told; without one it was closed in its own time.
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a connection to an upstream ended");
         }
     });
-    Ok(sender)
+    Ok(Connection { sender, task })
 }
 
 /// The bounds of every answer's head.
@@ -259,11 +210,11 @@ pub(super) fn builder() -> http1::Builder {
     builder
 }
 
-/// Ends an attempt to connect after [`PROXY_CONNECT_TIMEOUT_MS`].
-pub(super) async fn within_connect_timeout<T>(
+/// Ends an attempt to connect.
+pub(super) async fn within<T>(
+    limit: Duration,
     connecting: impl Future<Output = Result<T, ForwardError>>,
 ) -> Result<T, ForwardError> {
-    let limit = Duration::from_millis(PROXY_CONNECT_TIMEOUT_MS);
     timeout(limit, connecting).await.unwrap_or(Err(ForwardError::ConnectTimeout))
 }
 

@@ -1,12 +1,11 @@
-//! What crosses the proxy, header by header (section 5, proxy). Everything that is not named here stays on its side.
+//! What crosses the proxy to the upstream, header by header (section 5, proxy). Everything that is not named here stays
+//! on its side.
 
 use actix_web::http::header as client;
 use hyper::header as upstream;
 use runwarden_actors::contract::OpenMode;
 use runwarden_actors::ports::AuthHeader;
 use runwarden_actors::ports::store::PreviewUpstream;
-
-use crate::auth::cookies::without_ours;
 
 /// Client's headers that reach an upstream as they are.
 const FORWARDED: [client::HeaderName; 8] = [
@@ -56,41 +55,6 @@ const NEVER_FORWARDED: &[&str] = &[
     "x-real-ip",
 ];
 
-/// Upstream's headers that never reach a client: hop-by-hop (RFC 9110, 7.6.1), and what would reach beyond one answer.
-const NOT_RETURNED: &[&str] = &[
-    "alt-svc",
-    "clear-site-data",
-    "connection",
-    "content-location",
-    "keep-alive",
-    "nel",
-    "proxy-authenticate",
-    "proxy-connection",
-    "public-key-pins",
-    "refresh",
-    "report-to",
-    "reporting-endpoints",
-    "strict-transport-security",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    // Ours to say.
-    "cache-control",
-    "content-length",
-    "date",
-    "server",
-    "x-content-type-options",
-    "x-proxy-req-id",
-];
-
-/// Of those that reach a client only from a preview host, which is an origin of its own.
-const RETURNED_ON_HOSTS: &[&str] = &["set-cookie", "service-worker-allowed"];
-
-/// What a framed answer under the sandbox may still do. Without `allow-same-origin` it is an origin of its own, because
-/// all previews on paths share ours.
-pub const PATH_SANDBOX: &str = "sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads";
-
 /// How a session is routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Routing {
@@ -128,6 +92,10 @@ pub struct Crossing<'a> {
     pub open_mode: OpenMode,
     /// `/api/preview/proxy/{id}` on paths, empty on hosts.
     pub base_path: &'a str,
+    /// Path and query as the upstream is asked for them.
+    pub target: &'a str,
+    /// The `Host` that the client named.
+    pub host: &'a str,
     /// `PREVIEW_FORWARD_HEADERS`, lower case.
     pub also_forwarded: &'a [String],
     /// `PREVIEW_FRAME_ANCESTORS`.
@@ -155,16 +123,16 @@ pub fn request_headers(from: &client::HeaderMap, crossing: &Crossing<'_>) -> ups
         headers.insert(upstream::CONNECTION, upstream::HeaderValue::from_static("Upgrade"));
         headers.insert(upstream::UPGRADE, upstream::HeaderValue::from_static("websocket"));
     }
-    // A header that the request's own Connection names is hop-by-hop, whatever it is.
-    for named in named_by_connection(from.get_all(client::CONNECTION).map(client::HeaderValue::as_bytes)) {
-        if !crossing.websocket || !named.starts_with("sec-websocket") {
-            headers.remove(named.as_str());
-        }
-    }
     let listed = crossing.also_forwarded.iter().filter(|name| may_be_listed(name));
     for name in listed.filter_map(|name| client::HeaderName::from_bytes(name.as_bytes()).ok()) {
         for value in from.get_all(&name) {
             to_upstream(&mut headers, &name, value.as_bytes());
+        }
+    }
+    // A header that the request's own Connection names is hop-by-hop, whatever it is.
+    for named in named_by_connection(from.get_all(client::CONNECTION).map(client::HeaderValue::as_bytes)) {
+        if !crossing.websocket || !named.starts_with("sec-websocket") {
+            headers.remove(named.as_str());
         }
     }
     if let Some(cookies) = crossing.cookies.filter(|cookies| !cookies.is_empty())
@@ -180,7 +148,7 @@ pub fn request_headers(from: &client::HeaderMap, crossing: &Crossing<'_>) -> ups
         headers.insert(upstream::ORIGIN, value);
     }
     if let Some(referer) = from.get(client::REFERER).and_then(|value| value.to_str().ok())
-        && let Ok(value) = upstream::HeaderValue::from_str(&rewritten_referer(referer, &origin, crossing.base_path))
+        && let Ok(value) = upstream::HeaderValue::from_str(&rewritten_referer(referer, &origin, crossing))
     {
         headers.insert(upstream::REFERER, value);
     }
@@ -200,7 +168,7 @@ pub fn request_headers(from: &client::HeaderMap, crossing: &Crossing<'_>) -> ups
     headers
 }
 
-fn named_by_connection<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+pub(super) fn named_by_connection<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
     values
         .filter_map(|value| std::str::from_utf8(value).ok())
         .flat_map(|value| value.split(','))
@@ -209,132 +177,16 @@ fn named_by_connection<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<String
         .collect()
 }
 
-/// The page that asked, as the upstream knows it; only its path, and only where it lies in the same preview.
-fn rewritten_referer(referer: &str, origin: &str, base_path: &str) -> String {
-    let path = referer.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
-    let inside = path.and_then(|path| path.strip_prefix(base_path)).filter(|path| path.starts_with('/'));
-    format!("{origin}{}", inside.unwrap_or("/"))
-}
-
-/// A redirect that leads out of the session; it is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LeadsAway;
-
-/// Copies what may be seen of an upstream's answer, and adds what is ours to say.
-pub fn response_headers(
-    from: &upstream::HeaderMap,
-    crossing: &Crossing<'_>,
-    event_stream: bool,
-    mut add: impl FnMut(client::HeaderName, client::HeaderValue),
-) -> Result<(), LeadsAway> {
-    let on_host = crossing.routing == Routing::Host;
-    let framed = crossing.open_mode == OpenMode::Iframe;
-    let hop = named_by_connection(from.get_all(upstream::CONNECTION).iter().map(upstream::HeaderValue::as_bytes));
-    for (name, value) in from {
-        let text = name.as_str();
-        if NOT_RETURNED.contains(&text)
-            || (RETURNED_ON_HOSTS.contains(&text) && !on_host)
-            || hop.iter().any(|named| named == text)
-            || (framed && text == "x-frame-options")
-        {
-            continue;
-        }
-        let Ok(name) = client::HeaderName::from_bytes(text.as_bytes()) else { continue };
-        let value = match text {
-            "location" => {
-                let target = value.to_str().map_err(|_| LeadsAway)?;
-                rewritten_location(target, crossing)?.into_bytes()
-            }
-            "set-cookie" => match own_cookie(value.as_bytes()) {
-                Some(cookie) => cookie,
-                None => continue,
-            },
-            "content-security-policy" | "content-security-policy-report-only" if framed => {
-                without_frame_ancestors(value.as_bytes())
-            }
-            _ => value.as_bytes().to_vec(),
+/// The page that asked, as the upstream knows it; only its path, and only where it lies in the same preview: of others
+/// the app learns nothing.
+fn rewritten_referer(referer: &str, origin: &str, crossing: &Crossing<'_>) -> String {
+    let (authority, path) =
+        match referer.split_once("://").map(|(_, rest)| rest.split_at(rest.find('/').unwrap_or(rest.len()))) {
+            Some(parts) => parts,
+            None => ("", ""),
         };
-        if let Ok(value) = client::HeaderValue::from_bytes(&value)
-            && !value.is_empty()
-        {
-            add(name, value);
-        }
-    }
-    let ours = client::HeaderValue::from_static;
-    let cache = if event_stream { "no-cache, no-transform" } else { "no-store" };
-    add(client::CACHE_CONTROL, ours(cache));
-    add(client::X_CONTENT_TYPE_OPTIONS, ours("nosniff"));
-    if event_stream {
-        add(client::HeaderName::from_static("x-accel-buffering"), ours("no"));
-    }
-    if crossing.routing == (Routing::Path { sandbox: true }) {
-        add(client::CONTENT_SECURITY_POLICY, ours(PATH_SANDBOX));
-    }
-    if framed && let Ok(value) = client::HeaderValue::from_str(&format!("frame-ancestors {}", crossing.frame_ancestors))
-    {
-        add(client::CONTENT_SECURITY_POLICY, value);
-    }
-    Ok(())
-}
-
-/// Keeps a redirect inside the session's own paths.
-fn rewritten_location(target: &str, crossing: &Crossing<'_>) -> Result<String, LeadsAway> {
-    if target.bytes().any(|byte| byte.is_ascii_control() || byte == b'\\') {
-        return Err(LeadsAway);
-    }
-    let lower = target.to_ascii_lowercase();
-    let path = if lower.contains("://") && !target.starts_with(['/', '?', '#', '.']) {
-        // Absolute: only the upstream's own origin, whole.
-        let origin = crossing.upstream.origin().to_ascii_lowercase();
-        let rest = lower.strip_prefix(&origin).ok_or(LeadsAway)?;
-        if !rest.is_empty() && !rest.starts_with(['/', '?', '#']) {
-            return Err(LeadsAway);
-        }
-        let kept = &target[origin.len()..];
-        if kept.starts_with('/') { kept.to_owned() } else { format!("/{kept}") }
-    } else if target.starts_with("//") {
-        return Err(LeadsAway);
-    } else if target.starts_with('/') {
-        target.to_owned()
-    } else {
-        // Relative to the page, which lies in the session; what has a scheme of another kind does not.
-        let scheme = target.split(['/', '?', '#']).next().is_some_and(|first| first.contains(':'));
-        let climbs = target.split(['?', '#']).next().is_some_and(|path| path.split('/').any(|part| part == ".."));
-        return if scheme || climbs { Err(LeadsAway) } else { Ok(target.to_owned()) };
-    };
-    let path_only = path.split('#').next().unwrap_or_default();
-    super::path::check_path(path_only).map_err(|_| LeadsAway)?;
-    Ok(format!("{}{path}", crossing.base_path))
-}
-
-/// A preview host's cookie stays on that host, and is none of ours.
-fn own_cookie(value: &[u8]) -> Option<Vec<u8>> {
-    let text = std::str::from_utf8(value).ok()?;
-    let mut parts = text.split(';');
-    let first = parts.next()?;
-    let name = first.split('=').next()?.trim();
-    // What our own parser would take out of a request may not be set by an app either.
-    without_ours(&format!("{name}="))?;
-    let kept: Vec<&str> = std::iter::once(first)
-        .chain(parts.filter(|part| {
-            let attribute = part.split('=').next().unwrap_or_default().trim();
-            !attribute.eq_ignore_ascii_case("domain")
-        }))
-        .collect();
-    Some(kept.join(";").into_bytes())
-}
-
-/// The policy without its `frame-ancestors`; ours stands beside it.
-fn without_frame_ancestors(value: &[u8]) -> Vec<u8> {
-    let text = String::from_utf8_lossy(value);
-    let kept: Vec<&str> = text
-        .split(',')
-        .flat_map(|policy| policy.split(';'))
-        .map(str::trim)
-        .filter(|directive| {
-            let name = directive.split_ascii_whitespace().next().unwrap_or_default();
-            !name.is_empty() && !name.eq_ignore_ascii_case("frame-ancestors")
-        })
-        .collect();
-    kept.join("; ").into_bytes()
+    // On paths the session's id in it says as much; a proxy in front may have changed the host.
+    let same = crossing.routing != Routing::Host || authority.eq_ignore_ascii_case(crossing.host);
+    let inside = path.strip_prefix(crossing.base_path).filter(|path| same && path.starts_with('/'));
+    format!("{origin}{}", inside.unwrap_or("/"))
 }

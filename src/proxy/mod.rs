@@ -1,26 +1,35 @@
 //! The preview proxy (section 5): the phases that a request walks through, and the bytes behind them.
 //!
-//! - [`proxy`]: the phases, in order
+//! - [`proxy`]: the phases, in order; `relay` is the last one
 //! - [`path`]: which paths are forwarded
-//! - [`headers`]: which headers cross, and how they are rewritten
+//! - [`headers`], [`returned`]: which headers cross, and how they are rewritten; `location` for redirects
 //! - [`forward`]: connections to upstreams, each session's own
-//! - [`body`]: a body on its way back, and what ends it
+//! - [`upload`], [`body`]: a body on its way there and back; `watched` ends what lasts too long
 //! - [`websocket`]: a tunnel once both sides have agreed
 //! - [`slot`]: a session's few places
 //! - [`probe`]: the health look at a preview that is coming up
+//! - [`parts`]: by what previews reach the world
 
 pub mod body;
 pub mod forward;
 pub mod headers;
+mod location;
+mod parts;
 pub mod path;
 mod probe;
+mod relay;
+pub mod returned;
 mod route;
 mod services;
 mod slot;
+pub mod upload;
+mod watched;
 pub mod websocket;
 
 pub use headers::Routing;
+pub use parts::{PreviewParts, ProxyTimeouts};
 pub use probe::HealthProbe;
 pub use route::{Asked, check_cookie, proxy};
 pub use services::PreviewServices;
 pub use slot::Slot;
+pub use watched::{BodyEnded, Limit};

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use runwarden_actors::contract::PreviewSessionId;
+use runwarden_actors::contract::limits::PROXY_CONNECT_TIMEOUT_MS;
 use runwarden_actors::ports::store::PreviewUpstream;
 use runwarden_actors::ports::{ProbeAnswer, UpstreamProbe};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::forward::{Destination, ForwardError, builder, dial, unreachable, within_connect_timeout};
+use super::forward::{Destination, ForwardError, builder, dial, unreachable, within};
 
 /// Time for the head of an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -48,7 +49,7 @@ async fn look(upstream: &PreviewUpstream, path: &str) -> Result<u16, ForwardErro
         request = request.header(header.name.as_str(), header.value.as_str());
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| unreachable(&error))?;
-    let (mut sender, connection) = within_connect_timeout(async {
+    let (mut sender, connection) = within(Duration::from_millis(PROXY_CONNECT_TIMEOUT_MS), async {
         let stream = dial(&destination).await?;
         builder().handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))
     })

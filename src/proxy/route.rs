@@ -2,39 +2,36 @@
 //! cookie, binding, revocation version, access, limits, pin, forward. Whatever cannot be decided is refused.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::web::Payload;
-use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError as _};
-use hyper::body::Incoming;
-use runwarden_actors::contract::limits::{
-    PROXY_HTTP_TIMEOUT_MS, PROXY_REQUEST_MAX_BYTES, PROXY_SLOT_MS, PROXY_SLOTS_MAX,
-};
+use actix_web::{HttpRequest, HttpResponse, ResponseError as _};
+use runwarden_actors::contract::limits::{PROXY_SLOT_MS, PROXY_SLOTS_MAX};
 use runwarden_actors::contract::names::HEADER_PROXY_REQ_ID;
 use runwarden_actors::contract::{ErrorCode, PreviewSessionId, SecurityReason};
 use runwarden_actors::ports::store::PreviewUpstream;
 use runwarden_actors::ports::{AccessQuestion, Admission, Admitted};
 use runwarden_actors::preview::{
-    AddressError, OpenSession, access_key, announce_session, checked_address, preview_dimensions, remember_access_now,
+    OpenSession, access_key, announce_session, checked_address, preview_dimensions, remember_access_now,
 };
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::body::{Held, Limit, ProxiedBody};
-use super::forward::{Checkout, Destination, ForwardError, RequestBody, send};
-use super::headers::{Crossing, Routing, request_headers, response_headers};
-use super::path::check_path;
+use super::body::Held;
+use super::forward::Destination;
+use super::headers::{Crossing, Routing};
+use super::path::{PathDenied, check_path};
+use super::relay::{Relay, too_late};
 use super::services::PreviewServices;
 use super::slot::Slot;
-use super::websocket::Tunnel;
+use super::upload::{asks_for_websocket, client_body};
 use crate::auth::cookies::{CookieScope, session_tokens, without_ours};
 use crate::auth::{Bound as _, client_ip};
 use crate::http::ApiError;
 
-/// Times that the gate is asked again after what it lacked was found.
-const GATE_ATTEMPTS: usize = 3;
+/// Times that the gate is asked: what it lacks is found in between, its version and the access. Another one for what
+/// was forgotten again meanwhile.
+const GATE_ATTEMPTS: usize = 4;
 
 /// A request to a preview, as its route has read it.
 pub struct Asked<'a> {
@@ -82,8 +79,8 @@ async fn walk(
     asked: &Asked<'_>,
     proxy_req_id: Uuid,
 ) -> Result<HttpResponse, ApiError> {
-    let deadline = Instant::now() + Duration::from_millis(PROXY_HTTP_TIMEOUT_MS);
-    let opened = services.open.open(asked.session).await;
+    let deadline = Instant::now() + services.timeouts.http;
+    let opened = services.open(asked.session).await;
     if let Ok(open) = &opened {
         services.require_live(&open.record.user_id, &open.record.repo_full_name).await?;
     }
@@ -92,7 +89,9 @@ async fn walk(
             services.deps.run.observer.preview_denied(preview_dimensions(&open.record, Some(proxy_req_id)), reason);
         }
     };
-    check_path(asked.target).map_err(|error| {
+    // `GET http://host/path`: a front proxy and we might not mean the same host by it.
+    let absolute = if request.uri().authority().is_some() { Err(PathDenied::NotAPath) } else { Ok(()) };
+    absolute.and_then(|()| check_path(asked.target)).map_err(|error| {
         denied(opened.as_ref().ok(), SecurityReason::ProxyPathDenied);
         ApiError::new(ErrorCode::ProxyPathDenied, error.to_string())
     })?;
@@ -103,11 +102,11 @@ async fn walk(
             denied(Some(&open), reason);
         }
     })?;
-    let websocket = asks_for_websocket(request.headers(), request.method());
+    let websocket = asks_for_websocket(request);
     if websocket && !services.websocket_on(asked.routing) {
         return Err(ApiError::new(ErrorCode::WsRequired, "WebSocket is switched off for previews on this routing"));
     }
-    let body = request_body(request, payload, websocket)?;
+    let body = client_body(request, payload, websocket)?;
     let held = admit(services, request, &open, revocation_version).await.inspect_err(|error| {
         if let Some(reason) = error.security_reason() {
             denied(Some(&open), reason);
@@ -117,7 +116,8 @@ async fn walk(
     check_origin(services, &open, upstream)
         .await
         .inspect_err(|_| denied(Some(&open), SecurityReason::ProxySsrfBlocked))?;
-    let address = checked_address(&services.deps, &services.open, &open).await?;
+    let address = timeout_at(deadline, checked_address(&services.deps, &services.open, &open)).await;
+    let address = address.map_err(|_| too_late(services.timeouts.http))??;
     let destination = Destination {
         session: asked.session,
         address,
@@ -125,18 +125,26 @@ async fn walk(
         scheme: upstream.scheme,
         host: upstream.host.as_str().into(),
     };
-    let cookies = header_text(request.headers(), &header::COOKIE).and_then(without_ours);
+    let cookies = header_text(request, &header::COOKIE).and_then(without_ours);
     let crossing = Crossing {
         upstream,
         routing: asked.routing,
         open_mode: open.record.open_mode,
         base_path: asked.base_path,
+        target: asked.target,
+        host: header_text(request, &header::HOST).unwrap_or_default(),
         also_forwarded: &services.settings.forward_headers,
         frame_ancestors: &services.settings.frame_ancestors,
         cookies: cookies.as_deref(),
         websocket,
     };
-    forward(request, asked, &open, held, &destination, &crossing, body, deadline).await
+    let relay =
+        Relay { open: &open, destination: &destination, crossing: &crossing, timeouts: services.timeouts, deadline };
+    relay.forward(request, held, body).await
+}
+
+fn header_text<'a>(request: &'a HttpRequest, name: &HeaderName) -> Option<&'a str> {
+    request.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
 /// Checks the session's cookie and its binding, and says which revocation version it carries.
@@ -194,7 +202,14 @@ async fn admit(
                 let slot = Slot::new(Arc::clone(&deps.run.coordination), session.id, slot);
                 return Ok(Held { in_flight: open.enter(), slot });
             }
-            Admitted::Unannounced => announce_session(&deps.run, session.id).await?,
+            Admitted::Unannounced => {
+                let committed = announce_session(&deps.run, session.id).await?;
+                let committed = committed.ok_or_else(|| ApiError::not_found("preview session"))?;
+                if committed < revocation_version {
+                    return Err(ApiError::new(ErrorCode::BindingMismatch, "the cookie is of a version that never was"));
+                }
+                services.open.close(session.id, committed);
+            }
             Admitted::Revoked => return Err(ApiError::new(ErrorCode::Revoked, "the preview session was revoked")),
             Admitted::AccessUnknown { generation } => {
                 let owner = services.run_owner(session).await?;
@@ -239,197 +254,4 @@ async fn check_origin(
         && claims.pinning_mode == upstream.pinned.pinning_mode
         && claims.revocation_version <= open.record.revocation_version;
     if same { Ok(()) } else { Err(blocked()) }
-}
-
-fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-fn asks_for_websocket(headers: &HeaderMap, method: &Method) -> bool {
-    let has = |name: &HeaderName, wanted: &str| {
-        let lines = headers.get_all(name).filter_map(|value| value.to_str().ok());
-        lines.flat_map(|line| line.split(',')).any(|token| token.trim().eq_ignore_ascii_case(wanted))
-    };
-    method == Method::GET && has(&header::UPGRADE, "websocket") && has(&header::CONNECTION, "upgrade")
-}
-
-/// What the client sends after its head. One that announces too much is refused before it is read.
-enum ClientBody {
-    Forwarded(RequestBody),
-    /// The client's half of a WebSocket.
-    Tunnel(Payload),
-}
-
-fn request_body(request: &HttpRequest, payload: Payload, websocket: bool) -> Result<ClientBody, ApiError> {
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(ApiError::invalid("the method is not forwarded to previews"));
-    }
-    if websocket {
-        return Ok(ClientBody::Tunnel(payload));
-    }
-    let announced = match request.headers().get(header::CONTENT_LENGTH) {
-        None => None,
-        Some(value) => {
-            let length = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
-            Some(length.ok_or_else(|| ApiError::invalid("Content-Length is not a number"))?)
-        }
-    };
-    if announced.is_some_and(|bytes| bytes > PROXY_REQUEST_MAX_BYTES) {
-        return Err(too_large());
-    }
-    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    Ok(ClientBody::Forwarded(match announced {
-        Some(1..) => RequestBody::streaming(payload, announced),
-        None if chunked => RequestBody::streaming(payload, None),
-        _ => RequestBody::empty(),
-    }))
-}
-
-fn too_large() -> ApiError {
-    let message = format!("a request to a preview may have {PROXY_REQUEST_MAX_BYTES} bytes");
-    ApiError::new(ErrorCode::PayloadTooLarge, message)
-}
-
-#[allow(clippy::too_many_arguments, reason = "each is one thing that the phases before have found")]
-async fn forward(
-    request: &HttpRequest,
-    asked: &Asked<'_>,
-    open: &Arc<OpenSession>,
-    held: Held,
-    destination: &Destination,
-    crossing: &Crossing<'_>,
-    body: ClientBody,
-    deadline: Instant,
-) -> Result<HttpResponse, ApiError> {
-    let (body, tunnel) = match body {
-        ClientBody::Forwarded(body) => (body, None),
-        ClientBody::Tunnel(payload) => (RequestBody::empty(), Some(payload)),
-    };
-    let method = hyper::Method::from_bytes(request.method().as_str().as_bytes())
-        .map_err(|_| ApiError::invalid("the method cannot be forwarded"))?;
-    let mut outgoing = hyper::Request::new(body);
-    *outgoing.method_mut() = method;
-    *outgoing.uri_mut() = asked
-        .target
-        .parse()
-        .map_err(|_| ApiError::new(ErrorCode::ProxyPathDenied, "the path cannot be a request target"))?;
-    *outgoing.headers_mut() = request_headers(request.headers(), crossing);
-    let sent = tokio::select! {
-        sent = timeout_at(deadline, send(destination, outgoing)) => sent,
-        () = open.cancelled().cancelled() => {
-            return Err(ApiError::new(ErrorCode::Revoked, "the preview session ended"));
-        }
-    };
-    let late = |_| {
-        let message = format!("the upstream did not answer within {PROXY_HTTP_TIMEOUT_MS} ms");
-        ApiError::new(ErrorCode::UpstreamTimeout, message)
-    };
-    let (mut response, checkout) = sent.map_err(late)??;
-    if response.status() == hyper::StatusCode::SWITCHING_PROTOCOLS {
-        let Some(payload) = tunnel else {
-            return Err(unreachable_upstream("it switched protocols without being asked"));
-        };
-        let upgraded = hyper::upgrade::on(&mut response).await;
-        let upgraded = upgraded.map_err(|error| unreachable_upstream(&error.to_string()))?;
-        return switched(&response, Tunnel::join(upgraded, payload, open.cancelled(), held), crossing);
-    }
-    answer(response, checkout, open, held, crossing, deadline)
-}
-
-fn unreachable_upstream(why: &str) -> ApiError {
-    ApiError::new(ErrorCode::UpstreamUnreachable, format!("the upstream's answer cannot be used: {why}"))
-}
-
-fn leads_away() -> ApiError {
-    ApiError::new(ErrorCode::ProxyPathDenied, "the preview redirects to an address outside of itself")
-}
-
-fn switched(
-    response: &hyper::Response<Incoming>,
-    mut tunnel: Tunnel,
-    crossing: &Crossing<'_>,
-) -> Result<HttpResponse, ApiError> {
-    let mut builder = HttpResponse::build(StatusCode::SWITCHING_PROTOCOLS);
-    builder.upgrade("websocket");
-    copy_headers(response, crossing, false, &mut builder)?;
-    tunnel.keep();
-    Ok(builder.body(tunnel))
-}
-
-fn copy_headers(
-    response: &hyper::Response<Incoming>,
-    crossing: &Crossing<'_>,
-    event_stream: bool,
-    builder: &mut HttpResponseBuilder,
-) -> Result<(), ApiError> {
-    response_headers(response.headers(), crossing, event_stream, |name, value| {
-        builder.append_header((name, value));
-    })
-    .map_err(|_| leads_away())
-}
-
-fn answer(
-    response: hyper::Response<Incoming>,
-    checkout: Checkout,
-    open: &Arc<OpenSession>,
-    mut held: Held,
-    crossing: &Crossing<'_>,
-    deadline: Instant,
-) -> Result<HttpResponse, ApiError> {
-    let status = StatusCode::from_u16(response.status().as_u16())
-        .map_err(|_| unreachable_upstream("its status is none of HTTP's"))?;
-    if status.is_informational() {
-        return Err(unreachable_upstream("it has an interim status"));
-    }
-    let headers = response.headers();
-    let event_stream = headers
-        .get(hyper::header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream"));
-    let length = headers
-        .get(hyper::header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok())
-        .filter(|_| !event_stream);
-    let mut builder = HttpResponse::build(status);
-    copy_headers(&response, crossing, event_stream, &mut builder)?;
-    let limit = if event_stream {
-        held.slot.keep();
-        Limit::idle()
-    } else {
-        Limit::until(deadline)
-    };
-    let revoked = open.cancelled().clone().cancelled_owned();
-    let body = ProxiedBody::new(response.into_body(), length, limit, revoked, checkout, held);
-    if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        body.finish();
-        return Ok(builder.finish());
-    }
-    Ok(builder.body(body))
-}
-
-impl From<ForwardError> for ApiError {
-    fn from(error: ForwardError) -> Self {
-        match error {
-            ForwardError::Unreachable(why) => {
-                tracing::debug!(%why, "an upstream cannot be reached");
-                Self::new(ErrorCode::UpstreamUnreachable, "the preview's app does not answer")
-            }
-            ForwardError::ConnectTimeout => Self::new(ErrorCode::UpstreamTimeout, error.to_string()),
-            ForwardError::TooLarge => too_large(),
-            ForwardError::ClientBroke => Self::invalid(error.to_string()),
-        }
-    }
-}
-
-impl From<AddressError> for ApiError {
-    fn from(error: AddressError) -> Self {
-        match error {
-            AddressError::Denied(denied) => Self::new(ErrorCode::ProxySsrfBlocked, denied.to_string()),
-            AddressError::Names(_) | AddressError::Provider(_) => {
-                tracing::warn!(%error, "an upstream's address could not be looked up");
-                Self::new(ErrorCode::UpstreamUnreachable, "the sandbox's address could not be looked up")
-            }
-            AddressError::Store(error) => error.into(),
-        }
-    }
 }

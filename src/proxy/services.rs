@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use runwarden_actors::contract::{ErrorCode, FeatureFlag, RepoFullName, UserId};
+use runwarden_actors::contract::{ErrorCode, FeatureFlag, PreviewSessionId, RepoFullName, UserId};
 use runwarden_actors::ports::store::PreviewSession;
-use runwarden_actors::preview::{PreviewDeps, Previews};
+use runwarden_actors::preview::{OpenError, OpenSession, PreviewDeps, Previews};
 use runwarden_actors::run::flag;
 use tokio::time::Instant;
 
 use super::headers::Routing;
+use super::parts::ProxyTimeouts;
 use crate::auth::PreviewTokens;
 use crate::config::PreviewsConfig;
 use crate::http::ApiError;
@@ -31,6 +32,8 @@ pub struct PreviewServices {
     pub tokens: PreviewTokens,
     /// Settings.
     pub settings: Arc<PreviewsConfig>,
+    /// How long the proxy waits.
+    pub timeouts: ProxyTimeouts,
     flags: Arc<Mutex<Flags>>,
 }
 
@@ -39,8 +42,24 @@ type Flags = HashMap<(UserId, RepoFullName), (bool, Instant)>;
 
 impl PreviewServices {
     /// With these.
-    pub fn new(deps: PreviewDeps, open: Previews, tokens: PreviewTokens, settings: Arc<PreviewsConfig>) -> Self {
-        Self { deps, open, tokens, settings, flags: Arc::default() }
+    pub fn new(
+        deps: PreviewDeps,
+        open: Previews,
+        tokens: PreviewTokens,
+        settings: Arc<PreviewsConfig>,
+        timeouts: ProxyTimeouts,
+    ) -> Self {
+        Self { deps, open, tokens, settings, timeouts, flags: Arc::default() }
+    }
+
+    /// The session, if it is open by the clock of this request too: its own timer may be late, or asleep with the machine.
+    pub async fn open(&self, id: PreviewSessionId) -> Result<Arc<OpenSession>, OpenError> {
+        let open = self.open.open(id).await?;
+        if open.record.expires_at.millis_since(self.deps.run.clock.now()) > 0 {
+            Ok(open)
+        } else {
+            Err(OpenError::Expired)
+        }
     }
 
     /// Previews' live flag for this user and repository; switched off is 404 (section 5).

@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::web::{Bytes, Payload};
@@ -11,53 +12,52 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio_util::io::ReaderStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::body::{BodyEnded, Held, Limit};
+use super::body::Held;
+use super::watched::{BodyEnded, LastSeen, Limit, Watched};
 
 /// What is read from the upstream at once.
 const CHUNK_BYTES: usize = 16 * 1024;
 
-/// The upstream's half on its way to the client.
-pub struct Tunnel {
+struct Live {
     incoming: ReaderStream<ReadHalf<TokioIo<Upgraded>>>,
-    limit: Limit,
-    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Ends the client's half with this one.
-    _other_half: tokio_util::sync::DropGuard,
-    held: Held,
+    _other_half: DropGuard,
+    _held: Held,
 }
 
-impl Tunnel {
-    /// Keeps the slot for as long as the tunnel lives.
-    pub fn keep(&mut self) {
-        self.held.slot.keep();
-    }
+/// The upstream's half on its way to the client.
+pub struct Tunnel(Watched<Live>);
 
-    /// Joins both halves; the client's runs on this worker until either ends.
-    pub fn join(upgraded: Upgraded, payload: Payload, session_ended: &CancellationToken, held: Held) -> Self {
+impl Tunnel {
+    /// Joins both halves; the client's runs on this worker until either ends. Both being silent for `silence` ends them.
+    pub fn join(
+        upgraded: Upgraded,
+        payload: Payload,
+        session_ended: &CancellationToken,
+        mut held: Held,
+        silence: Duration,
+    ) -> Self {
+        held.slot.keep();
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
         let ended = CancellationToken::new();
-        actix_web::rt::spawn(pump(payload, write, ended.clone(), session_ended.clone()));
-        Self {
+        let live = Live {
             incoming: ReaderStream::with_capacity(read, CHUNK_BYTES),
-            limit: Limit::idle(),
-            revoked: Box::pin(session_ended.clone().cancelled_owned()),
-            _other_half: ended.drop_guard(),
-            held,
-        }
+            _other_half: ended.clone().drop_guard(),
+            _held: held,
+        };
+        let tunnel = Watched::new(live, Limit::Idle(silence), session_ended.clone().cancelled_owned());
+        actix_web::rt::spawn(pump(payload, write, ended, tunnel.seen().clone()));
+        Self(tunnel)
     }
 }
 
 /// Carries the client's bytes. A client that is gone ends the upstream's half too: it reads the end of its stream.
-async fn pump(
-    mut payload: Payload,
-    mut write: WriteHalf<TokioIo<Upgraded>>,
-    ended: CancellationToken,
-    session_ended: CancellationToken,
-) {
+async fn pump(mut payload: Payload, mut write: WriteHalf<TokioIo<Upgraded>>, ended: CancellationToken, seen: LastSeen) {
     let carrying = async {
         while let Some(Ok(bytes)) = payload.next().await {
+            seen.touch();
             if write.write_all(&bytes).await.is_err() || write.flush().await.is_err() {
                 return;
             }
@@ -66,10 +66,9 @@ async fn pump(
     tokio::select! {
         () = carrying => {}
         () = ended.cancelled() => {}
-        () = session_ended.cancelled() => {}
     }
-    // The upstream may have hung up first.
-    let _ = write.shutdown().await;
+    // The upstream may have hung up first; one that takes nothing must not keep this open.
+    let _ = tokio::time::timeout(Duration::from_secs(1), write.shutdown()).await;
 }
 
 impl MessageBody for Tunnel {
@@ -79,21 +78,18 @@ impl MessageBody for Tunnel {
         BodySize::Stream
     }
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyEnded>>> {
-        let this = &mut *self;
-        if this.revoked.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Err(BodyEnded::Revoked)));
-        }
-        match Pin::new(&mut this.incoming).poll_next(cx) {
-            Poll::Ready(Some(Ok(bytes))) => {
-                this.limit.touch();
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyEnded>>> {
+        let part = self.0.poll(cx, |live, cx| Pin::new(&mut live.incoming).poll_next(cx));
+        match ready!(part) {
+            Err(ended) => Poll::Ready(Some(Err(ended))),
+            Ok(Some(Some(Ok(bytes)))) => {
+                self.0.seen().touch();
                 Poll::Ready(Some(Ok(bytes)))
             }
             // A reset is the end of a tunnel like any other.
-            Poll::Ready(Some(Err(_)) | None) => Poll::Ready(None),
-            Poll::Pending => {
-                let met = ready!(this.limit.poll_met(cx));
-                Poll::Ready(Some(Err(met)))
+            Ok(Some(Some(Err(_)) | None) | None) => {
+                drop(self.0.finish());
+                Poll::Ready(None)
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::summary;
 fn pair(redis: &RedisServer, more: &[(&str, &str)]) -> [Options; 2] {
     let settings = Options::new(Db::Postgres).set("REDIS_URL", redis.url()).settings;
     [(); 2].map(|()| {
-        let mut options = Options { settings: settings.clone(), dress: None };
+        let mut options = Options { settings: settings.clone(), ..Options::new(Db::Sqlite) };
         for (name, value) in more {
             options = options.set(name, *value);
         }

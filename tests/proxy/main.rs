@@ -10,7 +10,11 @@ mod postgres;
 mod redis_server;
 
 mod preview;
+mod raw;
 mod upstream;
 
 mod access;
+mod framing;
+mod headers;
+mod paths;
 mod sessions;

@@ -2,11 +2,15 @@
 #![allow(dead_code, reason = "each test uses the part that it needs")]
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, mpsc};
 
 use reqwest::header::SET_COOKIE;
-use runwarden_actors::contract::CommitSha;
-use runwarden_actors::ports::{AuthHeader, Scheme, Upstream, UpstreamReach};
+use runwarden::clock::SystemClock;
+use runwarden::coordination::EmbeddedCoordination;
+use runwarden_actors::contract::{CommitSha, Timestamp};
+use runwarden_actors::ports::{AuthHeader, Clock, Scheme, Upstream, UpstreamReach};
+use runwarden_actors::run::Deps;
 use runwarden_actors::testing::FakeSandbox;
 use serde_json::{Value, json};
 
@@ -28,11 +32,29 @@ pub fn reported(address: SocketAddr) -> Upstream {
     }
 }
 
+/// The machine's clock, moved by a test.
+#[derive(Default)]
+pub struct MovedClock(AtomicI64);
+
+impl MovedClock {
+    pub fn advance_ms(&self, millis: i64) {
+        self.0.fetch_add(millis, Ordering::SeqCst);
+    }
+}
+
+impl Clock for MovedClock {
+    fn now(&self) -> Timestamp {
+        SystemClock.now().plus_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
 /// A server, its sandbox, and a run in it.
 pub struct Stage {
     pub server: TestServer,
     pub sandbox: Arc<FakeSandbox>,
     pub run: TestRun,
+    /// The server's own ports.
+    pub deps: Deps,
 }
 
 impl Stage {
@@ -40,9 +62,38 @@ impl Stage {
     pub async fn new(start: Options, address: SocketAddr) -> Self {
         let sandbox = Arc::new(FakeSandbox::default());
         sandbox.set_upstream(Ok(reported(address)));
+        Self::on(start, sandbox).await
+    }
+
+    /// The same on a sandbox that a test has set up.
+    pub async fn on(start: Options, sandbox: Arc<FakeSandbox>) -> Self {
+        let (sender, receiver) = mpsc::channel();
+        let start = start.dress(move |deps| {
+            sender.send(deps.clone()).unwrap();
+            deps
+        });
         let server = Self::server(start, &sandbox);
+        let deps = receiver.recv().unwrap();
         let run = bound_run(&server, "t-1").await;
-        Self { server, sandbox, run }
+        Self { server, sandbox, run, deps }
+    }
+
+    /// The same with a clock that the test moves, for the server and its coordination store.
+    pub async fn timed(start: Options, sandbox: Arc<FakeSandbox>) -> (Self, Arc<MovedClock>) {
+        let clock = Arc::new(MovedClock::default());
+        let theirs: Arc<dyn Clock> = clock.clone();
+        let start = start.dress(move |mut deps| {
+            deps.coordination = Arc::new(EmbeddedCoordination::new(Arc::clone(&theirs)));
+            deps.clock = theirs;
+            deps
+        });
+        (Self::on(start, sandbox).await, clock)
+    }
+
+    /// Takes a session back.
+    pub async fn revoke(&self, id: &str) {
+        let (status, body) = self.server.post(&format!("/api/internal/preview/session/{id}/revoke"), json!({})).await;
+        assert_eq!(status, 200, "{body}");
     }
 
     /// A server on this sandbox.
@@ -134,6 +185,17 @@ impl Browser {
         let cookie = set.last().unwrap().split(';').next().unwrap().to_owned();
         let exchanged = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
         Self { http, base: format!("{}/api/preview/proxy/{id}", server.url), id, cookie, exchanged }
+    }
+
+    /// The path of the preview's own path.
+    pub fn path(&self, path: &str) -> String {
+        format!("/api/preview/proxy/{}{path}", self.id)
+    }
+
+    /// The head of a request to the preview, with the cookie; `lines` are ended by CR LF each.
+    pub fn head(&self, method: &str, path: &str, lines: &str) -> String {
+        let path = self.path(path);
+        format!("{method} {path} HTTP/1.1\r\nHost: server.example\r\nCookie: {}\r\n{lines}\r\n", self.cookie)
     }
 
     /// A request to the preview, with the cookie.

@@ -107,3 +107,21 @@ pub fn header(head: &str, name: &str) -> Option<String> {
         found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
     })
 }
+
+/// Bytes that a test has prepared, for each path; then the stream goes on or is closed.
+pub async fn send_all(mut stream: TcpStream, bytes: impl AsRef<[u8]>) -> Option<TcpStream> {
+    stream.write_all(bytes.as_ref()).await.ok()?;
+    Some(stream)
+}
+
+/// The answer to a health look; `None` for every other request.
+pub fn healthy(head: &str) -> Option<String> {
+    head.starts_with("GET /health ").then(|| ok("up"))
+}
+
+/// Whether the other side has closed, within 5 s; whatever it still sends is thrown away.
+pub async fn is_closed(stream: &mut TcpStream) -> bool {
+    let mut bytes = vec![0; 64 * 1024];
+    let reading = async { while let Ok(1..) = stream.read(&mut bytes).await {} };
+    tokio::time::timeout(std::time::Duration::from_secs(5), reading).await.is_ok()
+}

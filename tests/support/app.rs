@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use runwarden::config::{Config, RawSettings};
 use runwarden::lifecycle::{Application, StopHandle};
+use runwarden::proxy::PreviewParts;
 use runwarden_actors::run::Deps;
 use serde_json::{Value, json};
 
@@ -24,15 +25,19 @@ pub enum Db {
 /// Changes the ports of a server before it starts.
 type Dress = Box<dyn FnOnce(Deps) -> Deps + Send>;
 
+/// Changes what previews reach the world by.
+type Refit = Box<dyn FnOnce(PreviewParts) -> PreviewParts + Send>;
+
 /// What a test server is made of.
 pub struct Options {
     pub settings: Vec<(String, String)>,
     pub dress: Option<Dress>,
+    pub refit: Option<Refit>,
 }
 
 impl Options {
     pub fn new(db: Db) -> Self {
-        let options = Self { settings: Vec::new(), dress: None };
+        let options = Self { settings: Vec::new(), dress: None, refit: None };
         match db {
             Db::Sqlite => options,
             Db::Postgres => options.set("DATABASE_URL", fresh_database()),
@@ -44,8 +49,16 @@ impl Options {
         self
     }
 
+    /// After what was said before.
     pub fn dress(mut self, dress: impl FnOnce(Deps) -> Deps + Send + 'static) -> Self {
-        self.dress = Some(Box::new(dress));
+        let before = self.dress.take();
+        self.dress =
+            Some(Box::new(move |deps| dress(before.map_or_else(|| deps.clone(), |before| before(deps.clone())))));
+        self
+    }
+
+    pub fn refit(mut self, refit: impl FnOnce(PreviewParts) -> PreviewParts + Send + 'static) -> Self {
+        self.refit = Some(Box::new(refit));
         self
     }
 }
@@ -101,16 +114,18 @@ impl TestServer {
         ];
         pairs.extend(options.settings);
         let config = Config::from_raw(&RawSettings::read(None, pairs).unwrap()).unwrap();
-        let dress = options.dress;
+        let (dress, refit) = (options.dress, options.refit);
         let (sender, receiver) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async move {
-                let application = match dress {
-                    None => Application::build(config).await.unwrap(),
-                    Some(dress) => {
-                        let deps = Application::open(&config).await.unwrap();
-                        Application::with_deps(&config, dress(deps)).await.unwrap()
-                    }
+                let application = if dress.is_none() && refit.is_none() {
+                    Application::build(config).await.unwrap()
+                } else {
+                    let deps = Application::open(&config).await.unwrap();
+                    let deps = dress.map_or_else(|| deps.clone(), |dress| dress(deps.clone()));
+                    let parts = PreviewParts::open(&config).unwrap();
+                    let parts = refit.map_or_else(|| parts.clone(), |refit| refit(parts.clone()));
+                    Application::with_parts(&config, deps, parts).await.unwrap()
                 };
                 sender.send((application.addr(), application.stop_handle())).unwrap();
                 application.run().await.unwrap();

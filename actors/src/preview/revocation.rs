@@ -56,11 +56,11 @@ pub(crate) async fn announce(
 }
 
 /// Tells every server the version that the database has: the coordination store has forgotten it, or never knew.
-pub async fn announce_session(deps: &Deps, session: PreviewSessionId) -> Result<(), RevokeError> {
-    let row = bounded(deps.store.load_preview(session)).await?;
-    // Without a row there is nothing that could be let in: the highest version lets nobody.
-    let version = row.map_or(i64::MAX, |row| row.revocation_version);
-    Ok(announce(deps.coordination.as_ref(), session, version).await?)
+/// Returns it; `None` where there is no such session.
+pub async fn announce_session(deps: &Deps, session: PreviewSessionId) -> Result<Option<i64>, RevokeError> {
+    let Some(row) = bounded(deps.store.load_preview(session)).await? else { return Ok(None) };
+    announce(deps.coordination.as_ref(), session, row.revocation_version).await?;
+    Ok(Some(row.revocation_version))
 }
 
 /// Emits an event for each step of a closing, in order.

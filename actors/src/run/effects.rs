@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream;
+use futures_util::stream::{self, FuturesUnordered};
 use serde_json::json;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::contract::limits::{EFFECT_ATTEMPTS_MAX, EFFECT_TIMEOUT_MS};
@@ -24,8 +24,10 @@ use super::effect::Effect;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Effects taken at once.
 const TAKE_MAX: u32 = 32;
-/// Effects carried out at the same time.
+/// Effects that ask a sandbox at the same time.
 const CONCURRENT_MAX: usize = 8;
+/// Effects taken and not finished; past it no more are taken.
+const RUNNING_MAX: usize = 256;
 /// First step of the backoff between attempts; doubles up to five minutes.
 const RETRY_BASE_MS: i64 = 1_000;
 const RETRY_MAX_MS: i64 = 300_000;
@@ -41,32 +43,56 @@ impl EffectNudge {
     }
 }
 
-/// Carries out effects until `shutdown` says true.
+/// Carries out effects until `shutdown` says true; what is under way then is finished. A slow effect holds nobody up: a
+/// sandbox that hangs must not keep a revocation from being announced.
 pub async fn run_effects(deps: Deps, mut shutdown: watch::Receiver<bool>) {
+    let turns = Semaphore::new(CONCURRENT_MAX);
+    let mut running = FuturesUnordered::new();
+    let mut look = true;
     while !*shutdown.borrow() {
-        match carry_out_due(&deps).await {
-            Ok(0) => {
-                tokio::select! {
-                    _ = timeout(LOOK_EVERY, deps.effects.0.notified()) => {}
-                    _ = shutdown.changed() => {}
+        let room = RUNNING_MAX.saturating_sub(running.len());
+        if look && room > 0 {
+            let take = TAKE_MAX.min(u32::try_from(room).unwrap_or(TAKE_MAX));
+            match take_due(&deps, take).await {
+                Ok(due) => {
+                    look = due.len() == usize::try_from(take).unwrap_or(usize::MAX);
+                    running.extend(due.into_iter().map(|due| in_turn(&deps, &turns, due)));
+                }
+                Err(error) => {
+                    look = false;
+                    tracing::warn!(%error, "the outbox waits for the database");
                 }
             }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(%error, "the outbox waits for the database");
-                tokio::select! {
-                    () = tokio::time::sleep(LOOK_EVERY) => {}
-                    _ = shutdown.changed() => {}
-                }
+            if look {
+                continue;
             }
         }
+        tokio::select! {
+            Some(()) = running.next() => {}
+            _ = timeout(LOOK_EVERY, deps.effects.0.notified()) => look = true,
+            _ = shutdown.changed() => {}
+        }
     }
+    while running.next().await.is_some() {}
+}
+
+/// Announcements at once, they are short; whatever asks a sandbox waits for its turn.
+async fn in_turn(deps: &Deps, turns: &Semaphore, due: DueEffect) {
+    let _turn = match due.effect.effect {
+        Effect::AnnounceClosedPreviews { .. } => None,
+        _ => turns.acquire().await.ok(),
+    };
+    settle(deps, due).await;
+}
+
+async fn take_due(deps: &Deps, take: u32) -> Result<Vec<DueEffect>, StoreError> {
+    let hold = i64::try_from(EFFECT_TIMEOUT_MS).unwrap_or(i64::MAX).saturating_mul(2);
+    deps.store.take_due_effects(deps.clock.now(), hold, take).await
 }
 
 /// Carries out what is due, once; how many were taken.
 pub async fn carry_out_due(deps: &Deps) -> Result<usize, StoreError> {
-    let hold = i64::try_from(EFFECT_TIMEOUT_MS).unwrap_or(i64::MAX).saturating_mul(2);
-    let due = deps.store.take_due_effects(deps.clock.now(), hold, TAKE_MAX).await?;
+    let due = take_due(deps, TAKE_MAX).await?;
     let taken = due.len();
     stream::iter(due).for_each_concurrent(CONCURRENT_MAX, |effect| settle(deps, effect)).await;
     Ok(taken)
@@ -149,6 +175,9 @@ async fn announce_closed(deps: &Deps, sessions: &[ClosedPreview]) -> Result<(), 
     for closed in sessions {
         let announced = announce(deps.coordination.as_ref(), closed.preview_session_id, closed.revocation_version);
         announced.await.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    }
+    // Only then what may take its time.
+    for closed in sessions {
         if let Some(session) = deps.store.load_preview(closed.preview_session_id).await? {
             note_closed(deps.observer.as_ref(), &session, closed);
             stop_command(deps, &session).await?;

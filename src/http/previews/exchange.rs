@@ -92,7 +92,7 @@ pub(super) async fn exchange_for(
         }
     })?;
     // Every server knows the version before a cookie carries it.
-    announce_session(&services.deps.run, id).await?;
+    announce_session(&services.deps.run, id).await?.ok_or_else(|| ApiError::not_found("preview session"))?;
     let now = services.deps.run.clock.now();
     let cookie =
         services.tokens.mint_cookie(&session.binding(), session.revocation_version, session.expires_at).await?;

@@ -28,6 +28,8 @@ fn label<'a>(host: &'a str, suffix: &str) -> Option<&'a str> {
     let name = host
         .rsplit_once(':')
         .map_or(host, |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host });
+    // A name with the root's dot is the same host, and must not be a way around this one.
+    let name = name.strip_suffix('.').unwrap_or(name);
     let at = name.len().checked_sub(suffix.len() + 1)?;
     let (label, rest) = (name.get(..at)?, name.get(at..)?);
     (rest.starts_with('.') && rest[1..].eq_ignore_ascii_case(suffix)).then_some(label)
@@ -132,7 +134,9 @@ mod tests {
             (".preview.localhost", Some("")),
             ("preview.localhost", None),
             ("abcpreview.localhost", None),
-            ("abc.preview.localhost.", None),
+            ("abc.preview.localhost.", Some("abc")),
+            ("abc.preview.localhost.:4002", Some("abc")),
+            ("abc.preview.localhost..", None),
             ("abc.preview.localhost.evil.example", None),
             ("localhost:4002", None),
             ("", None),

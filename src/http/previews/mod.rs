@@ -52,7 +52,7 @@ async fn count(services: &PreviewServices, windows: &[LimitWindow]) -> Result<()
 
 /// The open session, with previews switched on for it.
 async fn open_session(services: &PreviewServices, id: PreviewSessionId) -> Result<Arc<OpenSession>, ApiError> {
-    let open = services.open.open(id).await?;
+    let open = services.open(id).await?;
     services.require_live(&open.record.user_id, &open.record.repo_full_name).await?;
     Ok(open)
 }

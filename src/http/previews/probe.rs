@@ -85,7 +85,7 @@ pub(super) async fn probe_for(
     count(services, &services.deps.options.limits.exchange_ip(&ip)).await?;
     let mut builder = HttpResponse::Ok();
     allow_page(services, request, &mut builder);
-    let result = match services.open.open(id).await {
+    let result = match services.open(id).await {
         Ok(open) => {
             services.require_live(&open.record.user_id, &open.record.repo_full_name).await?;
             let needs = open.record.config.as_ref().is_some_and(|config| config.requires_websocket);

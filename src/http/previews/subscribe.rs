@@ -195,7 +195,7 @@ impl Subscription {
             self.services.deps.run.observer.preview_denied(dimensions, reason);
             End::Over(why)
         };
-        let Ok(open) = self.services.open.open(self.id).await else {
+        let Ok(open) = self.services.open(self.id).await else {
             return Err(End::Over("the preview session is over"));
         };
         if open.record.revocation_version != self.open.record.revocation_version {
