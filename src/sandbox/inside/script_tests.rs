@@ -333,16 +333,16 @@ async fn what_is_missing_is_named() {
 #[tokio::test]
 async fn a_link_in_the_place_of_the_state_is_not_believed() {
     let sandbox = Local::all().remove(0);
-    let victim = sandbox.folder.path().join("victim");
-    fs::create_dir(&victim).unwrap();
-    fs::write(victim.join("kept"), "").unwrap();
-    sandbox.start(run(1), "true").await.unwrap();
-    sandbox.stop(run(1)).await;
     let state = PathBuf::from(format!("/tmp/.runwarden-preview/{}", sandbox.port));
-    symlink(&victim, &state).unwrap();
-    assert_eq!(sandbox.report(run(1)).await, NEVER);
+    let elsewhere = sandbox.folder.path().join("elsewhere");
     sandbox.start(run(1), "exec sleep 100").await.unwrap();
-    assert!(victim.join("kept").exists() && !victim.join("run").exists());
-    assert_eq!(sandbox.report(run(1)).await.state, CommandState::Running);
+    fs::rename(&state, &elsewhere).unwrap();
+    symlink(&elsewhere, &state).unwrap();
+    assert_eq!(sandbox.report(run(1)).await, NEVER);
+    // Whoever starts next takes the link away and leaves alone what it leads to.
+    sandbox.start(run(2), "exec sleep 100").await.unwrap();
+    assert!(elsewhere.join("run").exists());
+    sandbox.stop(run(2)).await;
+    fs::rename(&elsewhere, &state).unwrap();
     sandbox.stop(run(1)).await;
 }
