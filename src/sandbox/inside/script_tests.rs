@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use runwarden_actors::contract::{CodesandboxId, PreviewConfig, RunId, SandboxProvider};
 use runwarden_actors::ports::{CommandReport, CommandState, PreviewCommand, SandboxError, SandboxTarget};
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::*;
 
@@ -269,7 +269,10 @@ async fn what_a_killed_start_left_behind_is_overcome() {
     let mut gone = Command::new("true").spawn().unwrap();
     gone.wait().unwrap();
     fs::write(lock.join("pid"), format!("{}\n", gone.id())).unwrap();
+    // Nobody who is gone is waited for; whoever does not say who it is would be, for 7 s.
+    let began = Instant::now();
     sandbox.stop(run(1)).await;
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
     assert!(!lock.exists());
     assert_eq!(sandbox.report(run(1)).await, NEVER);
 }
