@@ -97,7 +97,15 @@ async fn an_app_is_started_reached_and_ended() {
         world.start(1, 8080, SERVE).await;
         world.start(1, 8080, SERVE).await;
         assert!(world.page(8080).await.ends_with("hello from the sandbox"), "{name}");
-        let report = world.report(1, 8080).await;
+        // What it prints is kept beside what it serves.
+        let mut report = world.report(1, 8080).await;
+        for _ in 0..100 {
+            if !report.output_tail.is_empty() {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+            report = world.report(1, 8080).await;
+        }
         assert_eq!((report.state, report.output_tail.as_str()), (CommandState::Running, "serving\n"), "{name}");
         assert_eq!(world.report(2, 8080).await, NEVER, "{name}");
 

@@ -110,6 +110,13 @@ async fn an_app_is_started_reached_and_ended() {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     assert!(text.ends_with("hello from the folder"), "{text}");
+    // What it prints is read beside what it serves.
+    for _ in 0..100 {
+        if !world.report(1).await.output_tail.is_empty() {
+            break;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
     assert_eq!(world.report(1).await.output_tail, "serving\n");
 
     // The address is every sandbox's, so another one is not led to it.

@@ -205,6 +205,8 @@ async fn what_daytona_refuses_says_why_and_no_secret() {
         assert!(unavailable(&error), "{status}: {error}");
         shows_no_secret(&error);
     }
+    let large = world.sandbox.upstream(&target, 3000).await.unwrap_err();
+    assert!(large.to_string().contains("more than 1048576 bytes"), "{large}");
     world.daytona.fail(None);
     let stranger = adapter(&world.daytona.url, Some("another"));
     let error = stranger.upstream(&target, 3000).await.unwrap_err();

@@ -75,6 +75,18 @@ on_both!(a_new_run_ends_the_one_before_and_binding_follows_the_pointer, |db| {
     });
 });
 
+on_both!(a_run_is_bound_to_any_provider_that_runs_elsewhere, |db| {
+    block_on(async {
+        let server = TestServer::start(db);
+        for provider in ["docker", "daytona", "e2b"] {
+            let run = server.run("t", provider, "s").await;
+            let bind = json!({"codesandboxId": "box", "sandboxProvider": provider, "runStartSha": "a".repeat(40)});
+            let (status, body) = server.post(&format!("/api/internal/runs/{}/bind", run.id), bind).await;
+            assert_eq!((status, &body["sandboxProvider"]), (200, &json!(provider)));
+        }
+    });
+});
+
 on_both!(flags_are_frozen_when_the_run_is_made, |db| {
     block_on(async {
         let server = TestServer::start(db);

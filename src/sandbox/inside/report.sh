@@ -2,8 +2,12 @@
 own "$base" && load && [ "$owner" = "$run" ] || { echo; exit 0; }
 if [ -e "$dir/exit" ]; then
   # The last output may still be on its way into the log.
-  naps=0
-  while supervised && [ "$naps" -lt 5 ]; do nap; done
+  look_at_clock
+  until=$((now + 200))
+  while supervised && [ "$now" -lt "$until" ]; do
+    nap
+    look_at_clock
+  done
   cat "$dir/exit"
 elif supervised; then
   echo running

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +14,9 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::*;
+
+/// Ports are handed out by count: nothing listens on them, but each names a folder of this host.
+static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A "sandbox" that is this host, with a `PATH` of its own.
 struct Local {
@@ -70,7 +74,8 @@ impl Local {
         } else {
             path.push_str(":/usr/bin:/bin");
         }
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let number = std::process::id() * 64 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(10_000 + number % 50_000).unwrap();
         Some(Self { name, folder, path, port })
     }
 
@@ -259,12 +264,34 @@ async fn many_small_pieces_keep_their_end_too() {
 async fn what_a_killed_start_left_behind_is_overcome() {
     let sandbox = Local::all().remove(0);
     sandbox.start(run(1), "exec sleep 100").await.unwrap();
-    let lock = format!("/tmp/.runwarden-preview/{}.lock", sandbox.port);
+    let lock = PathBuf::from(format!("/tmp/.runwarden-preview/{}.lock", sandbox.port));
     fs::create_dir(&lock).unwrap();
+    let mut gone = Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    fs::write(lock.join("pid"), format!("{}\n", gone.id())).unwrap();
+    // Nobody who is gone is waited for; whoever does not say who it is would be, for 7 s.
     let began = Instant::now();
     sandbox.stop(run(1)).await;
-    assert!(began.elapsed() > Duration::from_secs(5), "the holder was not waited for");
-    assert!(!Path::new(&lock).exists());
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    assert!(!lock.exists());
+    assert_eq!(sandbox.report(run(1)).await, NEVER);
+}
+
+#[tokio::test]
+async fn a_holder_that_lives_is_waited_for() {
+    let sandbox = Local::all().remove(0);
+    sandbox.start(run(1), "exec sleep 100").await.unwrap();
+    let lock = PathBuf::from(format!("/tmp/.runwarden-preview/{}.lock", sandbox.port));
+    fs::create_dir(&lock).unwrap();
+    fs::write(lock.join("pid"), format!("{}\n", std::process::id())).unwrap();
+    let given_back = async {
+        sleep(Duration::from_secs(1)).await;
+        let running = sandbox.report(run(1)).await.state == CommandState::Running;
+        fs::remove_dir_all(&lock).unwrap();
+        running
+    };
+    let ((), waited) = futures_util::future::join(sandbox.stop(run(1)), given_back).await;
+    assert!(waited);
     assert_eq!(sandbox.report(run(1)).await, NEVER);
 }
 
@@ -274,8 +301,8 @@ async fn another_life_of_the_sandbox_has_no_command() {
     sandbox.start(run(1), "exec sleep 100").await.unwrap();
     let life = format!("/tmp/.runwarden-preview/{}/life", sandbox.port);
     let ours = fs::read_to_string(&life).unwrap();
-    assert!(ours.trim().parse::<u64>().is_ok(), "{ours}");
-    fs::write(&life, "1\n").unwrap();
+    assert!(ours.trim().strip_prefix("life ").is_some_and(|ticks| ticks.parse::<u64>().is_ok()), "{ours}");
+    fs::write(&life, "life 1\n").unwrap();
     assert_eq!(sandbox.report(run(1)).await, NEVER);
     fs::write(&life, ours).unwrap();
     sandbox.stop(run(1)).await;
@@ -333,16 +360,16 @@ async fn what_is_missing_is_named() {
 #[tokio::test]
 async fn a_link_in_the_place_of_the_state_is_not_believed() {
     let sandbox = Local::all().remove(0);
-    let victim = sandbox.folder.path().join("victim");
-    fs::create_dir(&victim).unwrap();
-    fs::write(victim.join("kept"), "").unwrap();
-    sandbox.start(run(1), "true").await.unwrap();
-    sandbox.stop(run(1)).await;
     let state = PathBuf::from(format!("/tmp/.runwarden-preview/{}", sandbox.port));
-    symlink(&victim, &state).unwrap();
-    assert_eq!(sandbox.report(run(1)).await, NEVER);
+    let elsewhere = sandbox.folder.path().join("elsewhere");
     sandbox.start(run(1), "exec sleep 100").await.unwrap();
-    assert!(victim.join("kept").exists() && !victim.join("run").exists());
-    assert_eq!(sandbox.report(run(1)).await.state, CommandState::Running);
+    fs::rename(&state, &elsewhere).unwrap();
+    symlink(&elsewhere, &state).unwrap();
+    assert_eq!(sandbox.report(run(1)).await, NEVER);
+    // Whoever starts next takes the link away and leaves alone what it leads to.
+    sandbox.start(run(2), "exec sleep 100").await.unwrap();
+    assert!(elsewhere.join("run").exists());
+    sandbox.stop(run(2)).await;
+    fs::rename(&elsewhere, &state).unwrap();
     sandbox.stop(run(1)).await;
 }

@@ -9,17 +9,22 @@ if load; then
 fi
 rm -rf "$dir"
 mkdir "$dir" || fail "$dir cannot be made"
-life >"$dir/life"
+look_at_start 1
+echo "life $began" >"$dir/life"
 echo "$run" >"$dir/run" || fail "$dir cannot be written"
 leader=
 if command -v setsid >/dev/null 2>&1; then leader=setsid; fi
 PORT=$port HOST=$5 RUNWARDEN_PREVIEW=$port:$run $leader sh -c "$6" runwarden-preview "$dir" "$4" "$mask" \
   </dev/null >/dev/null 2>&1 &
 echo $! >"$dir/pid"
+look_at_start $!
+echo "$began" >"$dir/since"
 load || fail "$dir cannot be read"
 # Until then it still looks like this script.
-naps=0
+look_at_clock
+until=$((now + 200))
 until supervised || [ -e "$dir/exit" ]; do
-  [ "$naps" -lt 20 ] || fail "the command does not start"
+  look_at_clock
+  [ "$now" -lt "$until" ] || fail "the command does not start"
   nap
 done

@@ -10,7 +10,14 @@ dir=$1
   # A command that is ended may still have something to say; nobody listening would kill it before it has tidied up.
   trap '' TERM
   at=0
-  while echo $at >"$dir/log.at" && dd bs=1024 count=4096 of="$dir/log.$at" 2>/dev/null && [ -s "$dir/log.$at" ]; do
+  while echo $at >"$dir/log.at"; do
+    # Among other things it says how many whole and other pieces it read, such as `12+3 records in`: fewer than all is
+    # the end, and then the other file is still needed.
+    pieces=$(LC_ALL=C dd bs=1024 count=4096 of="$dir/log.$at" 2>&1)
+    pieces=${pieces%% records in*}
+    pieces=${pieces##*[!0-9+]}
+    [ -n "$pieces" ] || break
+    [ $(($pieces)) -eq 4096 ] || break
     at=$((1 - at))
   done
   # The end of the output, or a full disk: a command that nobody reads would stop.
