@@ -120,8 +120,6 @@ pub fn request_headers(from: &client::HeaderMap, crossing: &Crossing<'_>) -> ups
                 to_upstream(&mut headers, name, value.as_bytes());
             }
         }
-        headers.insert(upstream::CONNECTION, upstream::HeaderValue::from_static("Upgrade"));
-        headers.insert(upstream::UPGRADE, upstream::HeaderValue::from_static("websocket"));
     }
     let listed = crossing.also_forwarded.iter().filter(|name| may_be_listed(name));
     for name in listed.filter_map(|name| client::HeaderName::from_bytes(name.as_bytes()).ok()) {
@@ -134,6 +132,11 @@ pub fn request_headers(from: &client::HeaderMap, crossing: &Crossing<'_>) -> ups
         if !crossing.websocket || !named.starts_with("sec-websocket") {
             headers.remove(named.as_str());
         }
+    }
+    if crossing.websocket {
+        // Behind that, because a handshake's own Connection names Upgrade.
+        headers.insert(upstream::CONNECTION, upstream::HeaderValue::from_static("Upgrade"));
+        headers.insert(upstream::UPGRADE, upstream::HeaderValue::from_static("websocket"));
     }
     if let Some(cookies) = crossing.cookies.filter(|cookies| !cookies.is_empty())
         && crossing.routing == Routing::Host

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::web::Payload;
-use actix_web::{HttpRequest, HttpResponse, ResponseError as _};
+use actix_web::{HttpRequest, HttpResponse};
 use runwarden_actors::contract::limits::{PROXY_SLOT_MS, PROXY_SLOTS_MAX};
 use runwarden_actors::contract::names::HEADER_PROXY_REQ_ID;
 use runwarden_actors::contract::{ErrorCode, PreviewSessionId, SecurityReason};
@@ -27,7 +27,7 @@ use super::slot::Slot;
 use super::upload::{asks_for_websocket, client_body};
 use crate::auth::cookies::{CookieScope, session_tokens, without_ours};
 use crate::auth::{Bound as _, client_ip};
-use crate::http::ApiError;
+use crate::http::{ApiError, answer_for_people};
 
 /// Times that the gate is asked: what it lacks is found in between, its version and the access. Another one for what
 /// was forgotten again meanwhile.
@@ -58,7 +58,7 @@ pub async fn proxy(
     let answered = walk(services, request, payload, &asked, proxy_req_id).await;
     let mut response = answered.unwrap_or_else(|error| {
         tracing::debug!(preview_session_id = %asked.session, %proxy_req_id, code = %error.code(), "proxied request refused");
-        error.error_response()
+        answer_for_people(request, &error, &services.settings.frame_ancestors)
     });
     if let (Ok(name), Ok(value)) = (
         HeaderName::from_bytes(HEADER_PROXY_REQ_ID.to_ascii_lowercase().as_bytes()),

@@ -3,7 +3,10 @@
 
 pub(super) mod access;
 pub(super) mod browser;
+pub(super) mod embed;
+mod enter;
 pub(super) mod exchange;
+mod form;
 pub(super) mod hosts;
 pub(super) mod paths;
 pub(super) mod probe;

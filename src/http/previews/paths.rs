@@ -1,11 +1,11 @@
 //! `ANY /api/preview/proxy/{id}/{path}`: previews on paths of our own origin (section 5, proxy).
 
 use actix_web::http::header::LOCATION;
-use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::super::{ApiError, AppState};
+use super::super::{ApiError, AppState, answer_for_people};
 use super::exchange::another_subscription_token;
-use super::{base_path, session_id};
+use super::{base_path, enter, session_id};
 use crate::auth::cookies::CookieScope;
 use crate::proxy::{Asked, Routing, proxy};
 
@@ -42,7 +42,8 @@ pub(in crate::http) async fn any(
     let whole = uri.path_and_query().map_or("/", |whole| whole.as_str());
     let id = whole.strip_prefix("/api/preview/proxy/").and_then(|rest| rest.get(..36));
     let Some(Ok(id)) = id.map(session_id) else {
-        return ApiError::not_found("preview session").error_response();
+        let error = ApiError::not_found("preview session");
+        return answer_for_people(&request, &error, &services.settings.frame_ancestors);
     };
     let base = base_path(id);
     let target = whole.get(base.len()..).unwrap_or_default();
@@ -53,6 +54,11 @@ pub(in crate::http) async fn any(
     if target == OWN_SUBSCRIPTION_TOKEN && request.method() == actix_web::http::Method::POST {
         let answered = another_subscription_token(services, &request, id, CookieScope::Path(id)).await;
         return answered.unwrap_or_else(|error| super::browser::readable(services, &request, &error));
+    }
+    if enter::is_enter(target) {
+        let answered = enter::answer(services, &request, payload, id, target).await;
+        return answered
+            .unwrap_or_else(|error| answer_for_people(&request, &error, &services.settings.frame_ancestors));
     }
     let asked = Asked {
         session: id,
