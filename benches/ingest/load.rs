@@ -9,14 +9,15 @@ use anyhow::{Context, Result, bail};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 
-use super::connection::{Connection, check_ack, find, write_text_frame};
-use super::histogram::Histogram;
+use super::frames::{check_ack, write_text_frame};
 use super::options::Options;
 use super::payload::{BODY_BYTES, Body, Run};
 use super::postgres::Postgres;
-use super::process::Costs;
 use super::report::Measured;
 use super::server::Server;
+use super::support::connection::{Connection, find};
+use super::support::histogram::Histogram;
+use super::support::process::Costs;
 
 /// Time for what is in flight to be answered at the end.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
@@ -93,7 +94,7 @@ pub struct Driving {
 /// Starts one connection for each run. It stops by itself after `limit` envelopes.
 pub fn drive(server: &Server, runs: &[Run], transport: Transport, limit: u64) -> Driving {
     let load = Load::new(limit);
-    let port = server.port;
+    let port = server.port();
     let task = |run: &Run| {
         let (load, run) = (Rc::clone(&load), run.clone());
         match transport {
@@ -133,7 +134,7 @@ pub async fn measure(
     postgres.settle()?;
     let driving = drive(server, &runs, transport, u64::MAX);
     sleep(options.warm_up).await;
-    let costs = || Costs::now(Some(server.pid()), postgres.pid());
+    let costs = || Costs::now(&[server.pid(), postgres.pid()]);
     let before = costs()?;
     let since = Instant::now();
     driving.load.phase.set(Phase::Measure);
@@ -142,7 +143,7 @@ pub async fn measure(
     }
     driving.load.phase.set(Phase::Stop);
     let elapsed = since.elapsed();
-    let costs = costs()?.since(before);
+    let costs = costs()?.since(&before);
     let noise_percent = costs.noise_percent(Instant::now());
     let load = Rc::clone(&driving.load);
     let acknowledged = driving.finish().await?;

@@ -10,18 +10,17 @@
     reason = "counts and times here are far below 2^52"
 )]
 
-mod connection;
-mod guard;
-mod histogram;
+mod frames;
 mod load;
 mod memory;
 mod options;
 mod payload;
 mod peer;
 mod postgres;
-mod process;
 mod report;
 mod server;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -35,6 +34,7 @@ use peer::Manner;
 use postgres::Postgres;
 use report::{Measured, Row};
 use server::Server;
+use support::quiet::undisturbed;
 
 fn main() -> ExitCode {
     match start() {
@@ -100,23 +100,19 @@ async fn measure_rates(postgres: &Postgres, options: &Options) -> Result<Vec<Row
             if !options.wants(part) {
                 continue;
             }
-            for attempt in 1..=MEASURED_AGAIN_MAX {
+            let name = &row.name;
+            let measured = undisturbed(options.max_noise_percent, Measured::noise, async || {
                 number += 1;
                 let measured = measure.once(postgres, options, number).await?;
                 let (rate, noise) = (measured.events_per_second, measured.noise_percent);
-                println!("  round {round}: {}: {rate:.0} events/s; others took {noise:.0} % of the machine", row.name);
-                if noise <= options.max_noise_percent || attempt == MEASURED_AGAIN_MAX {
-                    row.rounds.push(measured);
-                    break;
-                }
-            }
+                println!("  round {round}: {name}: {rate:.0} events/s; others took {noise:.0} % of the machine");
+                Ok(measured)
+            });
+            row.rounds.push(measured.await?);
         }
     }
     Ok(rows)
 }
-
-/// Attempts at a measurement that others do not disturb.
-const MEASURED_AGAIN_MAX: usize = 50;
 
 #[derive(Debug, Clone, Copy)]
 enum Measure {
@@ -159,7 +155,5 @@ fn stop(server: Rc<Server>) -> Result<()> {
 
 /// What the server wrote last, for an error.
 fn last_words(postgres: &Postgres) -> String {
-    let log = std::fs::read_to_string(postgres.folder.join("server.log")).unwrap_or_default();
-    let lines: Vec<&str> = log.lines().collect();
-    format!("the server's last words:\n{}", lines[lines.len().saturating_sub(20)..].join("\n"))
+    support::server::last_words(&postgres.folder, server::NAME)
 }

@@ -7,13 +7,14 @@ use anyhow::{Result, bail};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
-use super::connection::{Connection, check_ack};
+use super::frames::check_ack;
 use super::load::{Transport, check_stored, drive, http_head};
 use super::options::Options;
 use super::payload::{Body, Run};
 use super::postgres::Postgres;
-use super::process::{Memory, memory};
 use super::server::Server;
+use super::support::connection::Connection;
+use super::support::process::{Memory, memory};
 
 /// Connections that send the one event of each live run.
 const SENDERS: usize = 32;
@@ -34,7 +35,7 @@ pub async fn live_runs(server: &Rc<Server>, options: &Options) -> Result<LiveRun
     let runs = Rc::new(server.create_runs("live", options.runs).await?);
     let senders: Vec<_> = (0..SENDERS)
         .map(|sender| {
-            let (runs, port) = (Rc::clone(&runs), server.port);
+            let (runs, port) = (Rc::clone(&runs), server.port());
             spawn_local(async move {
                 let mut connection = Connection::open(port).await?;
                 for run in runs.iter().skip(sender).step_by(SENDERS) {

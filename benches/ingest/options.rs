@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::support::arguments::{number, setting};
+
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -113,11 +115,7 @@ impl Options {
                 "--pipelined" => options.pipelined = usize::try_from(number(&value()?)?.clamp(1, 4096))?,
                 "--folder" => options.folder = Some(value()?.into()),
                 "--server" => options.server = Some(value()?.into()),
-                "--set" => {
-                    let setting = value()?;
-                    let (name, value) = setting.split_once('=').context("--set NAME=VALUE")?;
-                    options.settings.push((name.to_owned(), value.to_owned()));
-                }
+                "--set" => options.settings.push(setting(&value()?)?),
                 other => bail!("{other} is not an option\n\n{HELP}"),
             }
         }
@@ -128,8 +126,4 @@ impl Options {
     pub fn wants(&self, part: Part) -> bool {
         self.only.is_empty() || self.only.contains(&part)
     }
-}
-
-fn number(text: &str) -> Result<u64> {
-    text.replace(['_', ','], "").parse().with_context(|| format!("`{text}` is not a whole number"))
 }

@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::guard;
-use super::histogram::Histogram;
 use super::options::Options;
 use super::payload::{BODY_BYTES, filler};
-use super::postgres::{Postgres, path};
-use super::process::Costs;
+use super::postgres::Postgres;
 use super::report::Measured;
+use super::support::guard;
+use super::support::histogram::Histogram;
+use super::support::host::path;
+use super::support::process::Costs;
 
 /// The same durable work for each event as the server's: a row of 1 kB, two unique indexes, and the run's place.
 const TABLES: &str = "
@@ -72,11 +73,13 @@ pub fn measure(postgres: &Postgres, options: &Options, manner: Manner) -> Result
         pgbench(postgres, options, manner, options.warm_up.as_secs())?;
     }
     let stored_before = stored(postgres)?;
-    let before = Costs::now(None, postgres.pid())?;
+    let before = Costs::now(&[postgres.pid()])?;
     // The postmaster's children leave their CPU time to it when they end, and pgbench leaves its own to the bench.
     let output = pgbench(postgres, options, manner, options.time.as_secs())?;
-    let costs = Costs::now(None, postgres.pid())?.since(before);
+    let mut costs = Costs::now(&[postgres.pid()])?.since(&before);
     let noise_percent = costs.noise_percent(Instant::now());
+    // No server has a part in it.
+    costs.processes.insert(0, 0);
     let find = |before: &str| {
         let rest = output.split(before).nth(1).with_context(|| format!("`{before}` is not in:\n{output}"))?;
         let number: String = rest.trim_start().chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();

@@ -1,13 +1,13 @@
 //! A Postgres of the bench's own, the same one for the server and for its peer.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::guard::Guarded;
+use super::support::guard::Guarded;
+use super::support::host::{free_port, path, run};
 
 /// Settings that differ from a fresh installation's; the same for everybody who is measured.
 const SETTINGS: &[&str] = &[
@@ -138,16 +138,6 @@ impl Postgres {
     }
 }
 
-/// A port that nobody uses now.
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
-}
-
-/// A path as an argument.
-pub fn path(path: &Path) -> Result<&str> {
-    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
-}
-
 /// What stands before a command so that it does not run as root, which Postgres refuses.
 fn database_user() -> Result<Vec<&'static str>> {
     if run(&["id", "-u"])?.trim() != "0" {
@@ -168,11 +158,4 @@ fn programs() -> Result<PathBuf> {
         .map(|version| PathBuf::from(format!("/usr/lib/postgresql/{version}/bin")));
     let in_path = || run(&["pg_config", "--bindir"]).ok().map(|folder| PathBuf::from(folder.trim()));
     newest.or_else(in_path).context("Postgres is not installed; PG_BIN names the folder of its programs")
-}
-
-fn run(command: &[&str]) -> Result<String> {
-    let (program, arguments) = command.split_first().context("an empty command")?;
-    let output = Command::new(program).args(arguments).output().with_context(|| format!("cannot run {program}"))?;
-    anyhow::ensure!(output.status.success(), "{}: {}", command.join(" "), String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -1,8 +1,8 @@
 //! The tables, in Markdown.
 
-use super::histogram::Histogram;
 use super::memory::{LiveRuns, Sample};
-use super::process::Costs;
+use super::support::histogram::Histogram;
+use super::support::process::Costs;
 
 /// What one part came to in one round.
 #[derive(Clone)]
@@ -13,10 +13,17 @@ pub struct Measured {
     pub events: u64,
     /// Times from sending to acknowledgement.
     pub latency: Histogram,
-    /// What it cost.
+    /// What it cost: the server's processes, then the database's.
     pub costs: Costs,
     /// The share of the machine that others took meanwhile, percent.
     pub noise_percent: f64,
+}
+
+impl Measured {
+    /// [`Measured::noise_percent`].
+    pub const fn noise(&self) -> f64 {
+        self.noise_percent
+    }
 }
 
 /// The rounds of one part.
@@ -60,8 +67,8 @@ pub fn print_rates(rows: &[Row], peer: &str) {
             rounds.join(", "),
             median.latency.per_mille_ms(500),
             median.latency.per_mille_ms(990),
-            per_thousand(median.costs.server),
-            per_thousand(median.costs.database),
+            per_thousand(median.costs.processes[0]),
+            per_thousand(median.costs.processes[1]),
             per_thousand(median.costs.generator),
             peer.map_or_else(|| "–".to_owned(), |peer| format!("{:.2}", median.events_per_second / peer)),
             row.goal.map_or_else(|| "–".to_owned(), |goal| format!("{goal}")),

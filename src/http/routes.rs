@@ -17,6 +17,9 @@ pub fn configure(config: &mut ServiceConfig) {
         .service(web::scope("").guard(fn_guard(framing::is_ambiguous)).default_service(web::to(framing::refuse)))
         // Preview hosts next: everything on them is the app's, whatever our own routes are called.
         .service(web::scope("").guard(fn_guard(hosts::is_preview_host)).default_service(web::to(hosts::any)))
+        // Every path of previews' apps, as it stands in the request line; the handler reads the id by itself. Before the
+        // routes with parameters: each of those costs every request behind it a regular expression.
+        .service(web::scope("/api/preview/proxy").default_service(web::to(paths::any)))
         // Daemons: section 4. The token is checked by the handlers' `Daemon` extractor.
         .service(resource("/api/daemon-event").route(web::post().to(daemon_events::post_event)))
         .service(resource("/api/daemon/position").route(web::get().to(daemon_events::get_position)))
@@ -63,8 +66,6 @@ pub fn configure(config: &mut ServiceConfig) {
                 .route(web::method(Method::OPTIONS).to(browser::preflight)),
         )
         .service(resource("/api/preview/subscribe/{session_id}").route(web::get().to(subscribe::subscribe)))
-        // Every path below it, as it stands in the request line; the handler reads the id by itself.
-        .service(web::scope("/api/preview/proxy").default_service(web::to(paths::any)))
         // Every other internal path asks for the key too, before it says that there is nothing.
         .service(web::scope("/api/internal").default_service(web::to(unknown_internal)))
         // Operations: section 13.

@@ -22,8 +22,9 @@ fn stat(pid: &str) -> Option<Stat> {
     Some(Stat { parent: fields.get(1)?.parse().ok()?, ticks })
 }
 
-/// Milliseconds of CPU that a process, its children, and those of them that have ended have taken so far.
-fn cpu_ms(root: u32) -> Result<u64> {
+/// Milliseconds of CPU that each of these processes, its children, and those of them that have ended have taken so far.
+/// A child that is named itself counts for itself alone.
+fn cpu_ms(roots: &[u32]) -> Result<Vec<u64>> {
     let mut all = HashMap::new();
     for entry in fs::read_dir("/proc").context("cannot read /proc")? {
         let name = entry?.file_name();
@@ -32,18 +33,25 @@ fn cpu_ms(root: u32) -> Result<u64> {
             all.insert(pid, stat);
         }
     }
-    anyhow::ensure!(all.contains_key(&root), "process {root} has ended");
-    let within = |mut pid: u32| {
+    for root in roots {
+        anyhow::ensure!(all.contains_key(root), "process {root} has ended");
+    }
+    let root_of = |mut pid: u32| {
         while pid > 1 {
-            if pid == root {
-                return true;
+            if let Some(at) = roots.iter().position(|root| *root == pid) {
+                return Some(at);
             }
             pid = all.get(&pid).map_or(0, |stat| stat.parent);
         }
-        false
+        None
     };
-    let ticks: u64 = all.iter().filter(|(pid, _)| within(**pid)).map(|(_, stat)| stat.ticks).sum();
-    Ok(ticks * 1000 / TICKS_PER_SECOND)
+    let mut spent = vec![0; roots.len()];
+    for (pid, stat) in &all {
+        if let Some(at) = root_of(*pid) {
+            spent[at] += stat.ticks * 1000 / TICKS_PER_SECOND;
+        }
+    }
+    Ok(spent)
 }
 
 /// Whether a process is there and has not ended.
@@ -70,12 +78,10 @@ fn machine_cpu_ms() -> Result<u64> {
 }
 
 /// What a measurement cost, in milliseconds of CPU.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Costs {
-    /// The server under test; 0 where there is none.
-    pub server: u64,
-    /// The database.
-    pub database: u64,
+    /// What each of the processes took that were named, in that order.
+    pub processes: Vec<u64>,
     /// What makes the load.
     pub generator: u64,
     /// All of the machine.
@@ -86,21 +92,20 @@ pub struct Costs {
 
 impl Costs {
     /// Reads them.
-    pub fn now(server: Option<u32>, database: u32) -> Result<Self> {
+    pub fn now(processes: &[u32]) -> Result<Self> {
         Ok(Self {
-            server: server.map_or(Ok(0), cpu_ms)?,
-            database: cpu_ms(database)?,
+            processes: cpu_ms(processes)?,
             generator: own_cpu_ms()?,
             machine: machine_cpu_ms()?,
             at: Instant::now(),
         })
     }
 
-    /// What was spent between then and now.
-    pub fn since(self, then: Self) -> Self {
+    /// What was spent between then and now, by the same processes.
+    pub fn since(self, then: &Self) -> Self {
+        let spent = |(now, then): (&u64, &u64)| now.saturating_sub(*then);
         Self {
-            server: self.server.saturating_sub(then.server),
-            database: self.database.saturating_sub(then.database),
+            processes: self.processes.iter().zip(&then.processes).map(spent).collect(),
             generator: self.generator.saturating_sub(then.generator),
             machine: self.machine.saturating_sub(then.machine),
             at: then.at,
@@ -110,7 +115,7 @@ impl Costs {
     /// The share of the machine, in percent, that processes took which have no part in the measurement. Their noise
     /// is in every number.
     pub fn noise_percent(&self, until: Instant) -> f64 {
-        let ours = self.server + self.database + self.generator;
+        let ours = self.processes.iter().sum::<u64>() + self.generator;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let all = until.duration_since(self.at).as_secs_f64() * 1000.0 * cores as f64;
         self.machine.saturating_sub(ours) as f64 * 100.0 / all.max(1.0)
