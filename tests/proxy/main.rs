@@ -13,7 +13,10 @@ mod preview;
 mod raw;
 mod upstream;
 
+mod addresses;
+mod bodies;
 mod framing;
 mod headers;
 mod paths;
 mod sessions;
+mod tokens;
