@@ -394,6 +394,8 @@ fn serve(config: &Config, state: &AppState, listener: TcpListener) -> Result<(So
         .backlog(u32::try_from(BACKLOG).unwrap_or(2048))
         .keep_alive(KEEP_ALIVE)
         .client_request_timeout(HEAD_WITHIN)
+        // A client that is gone while its stream is silent is noticed by nothing else.
+        .h1_allow_half_closed(false)
         .shutdown_timeout(config.server.shutdown_timeout.as_secs())
         .disable_signals()
         .listen(listener)

@@ -206,7 +206,7 @@ async fn open(destination: &Destination, connect_within: Duration) -> Result<Con
 /// The bounds of every answer's head.
 pub(super) fn builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(HEAD_MAX_BYTES).max_headers(HEADERS_MAX);
+    builder.max_buf_size(2 * HEAD_MAX_BYTES).max_header_size(HEAD_MAX_BYTES).max_headers(HEADERS_MAX);
     builder
 }
 

@@ -1,10 +1,13 @@
 //! The phases of a proxied request, in the order of the contract (section 5, proxy): flag, path, session and expiry,
 //! cookie, binding, revocation version, access, limits, pin, forward. Whatever cannot be decided is refused.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
-use actix_web::web::Payload;
+use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use runwarden_actors::contract::limits::{PROXY_SLOT_MS, PROXY_SLOTS_MAX};
 use runwarden_actors::contract::names::HEADER_PROXY_REQ_ID;
@@ -24,7 +27,7 @@ use super::path::{PathDenied, check_path};
 use super::relay::{Relay, too_late};
 use super::services::PreviewServices;
 use super::slot::Slot;
-use super::upload::{asks_for_websocket, client_body};
+use super::upload::{Upload, asks_for_websocket, client_body};
 use crate::auth::cookies::{CookieScope, session_tokens, without_ours};
 use crate::auth::{Bound as _, client_ip};
 use crate::http::{ApiError, answer_for_people};
@@ -55,10 +58,12 @@ pub async fn proxy(
     asked: Asked<'_>,
 ) -> HttpResponse {
     let proxy_req_id = services.deps.run.ids.uuid_v7();
-    let answered = walk(services, request, payload, &asked, proxy_req_id).await;
+    let upload = Upload::new(payload);
+    let answered = walk(services, request, upload.clone(), &asked, proxy_req_id).await;
     let mut response = answered.unwrap_or_else(|error| {
         tracing::debug!(preview_session_id = %asked.session, %proxy_req_id, code = %error.code(), "proxied request refused");
-        answer_for_people(request, &error, &services.settings.frame_ancestors)
+        let refusal = answer_for_people(request, &error, &services.settings.frame_ancestors);
+        refusal.map_body(|_, body| BoxBody::new(Refusal { body, _upload: upload }))
     });
     if let (Ok(name), Ok(value)) = (
         HeaderName::from_bytes(HEADER_PROXY_REQ_ID.to_ascii_lowercase().as_bytes()),
@@ -72,10 +77,28 @@ pub async fn proxy(
     response
 }
 
+/// An error's body; see [`Upload`] for what it keeps.
+struct Refusal {
+    body: BoxBody,
+    _upload: Upload,
+}
+
+impl MessageBody for Refusal {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(cx)
+    }
+}
+
 async fn walk(
     services: &PreviewServices,
     request: &HttpRequest,
-    payload: Payload,
+    payload: Upload,
     asked: &Asked<'_>,
     proxy_req_id: Uuid,
 ) -> Result<HttpResponse, ApiError> {

@@ -1,15 +1,16 @@
 //! What the client sends after its head, on its way to the upstream, counted.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use actix_web::HttpRequest;
+use actix_web::error::PayloadError;
 use actix_web::http::header::{self, HeaderMap, HeaderName};
 use actix_web::http::{Method, Version};
 use actix_web::web::{Bytes, Payload};
-use futures_util::Stream as _;
+use futures_util::Stream;
 use hyper::body::{Body, Frame, SizeHint};
 use runwarden_actors::contract::ErrorCode;
 use runwarden_actors::contract::limits::PROXY_REQUEST_MAX_BYTES;
@@ -17,9 +18,29 @@ use thiserror::Error;
 
 use crate::http::ApiError;
 
+/// The client's bytes. Whoever refuses the request keeps them until the refusal is sent: the server closes a connection
+/// whose request was not read, and would wait for the rest of one that nobody wants to read any more.
+#[derive(Clone)]
+pub struct Upload(Rc<RefCell<Payload>>);
+
+impl Upload {
+    /// Of a request.
+    pub fn new(payload: Payload) -> Self {
+        Self(Rc::new(RefCell::new(payload)))
+    }
+}
+
+impl Stream for Upload {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_next(cx)
+    }
+}
+
 /// A request's body on its way, counted.
 pub struct RequestBody {
-    payload: Option<Payload>,
+    payload: Option<Upload>,
     announced: Option<u64>,
     counted: u64,
     progress: Rc<Cell<Progress>>,
@@ -51,7 +72,7 @@ impl RequestBody {
     }
 
     /// The client's; `announced` is its `Content-Length`, if it has one.
-    pub fn streaming(payload: Payload, announced: Option<u64>) -> Self {
+    pub fn streaming(payload: Upload, announced: Option<u64>) -> Self {
         Self { payload: Some(payload), announced, counted: 0, progress: Rc::new(Cell::new(Progress::UnderWay)) }
     }
 
@@ -105,10 +126,10 @@ pub(super) enum ClientBody {
     /// A request's body.
     Forwarded(RequestBody),
     /// The client's half of a WebSocket.
-    Tunnel(Payload),
+    Tunnel(Upload),
 }
 
-pub(super) fn client_body(request: &HttpRequest, payload: Payload, websocket: bool) -> Result<ClientBody, ApiError> {
+pub(super) fn client_body(request: &HttpRequest, payload: Upload, websocket: bool) -> Result<ClientBody, ApiError> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(ApiError::invalid("the method is not forwarded to previews"));
     }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
-use actix_web::web::{Bytes, Payload};
+use actix_web::web::Bytes;
 use futures_util::{Stream as _, StreamExt as _};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -15,6 +15,7 @@ use tokio_util::io::ReaderStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::body::Held;
+use super::upload::Upload;
 use super::watched::{BodyEnded, LastSeen, Limit, Watched};
 
 /// What is read from the upstream at once.
@@ -34,7 +35,7 @@ impl Tunnel {
     /// Joins both halves; the client's runs on this worker until either ends. Both being silent for `silence` ends them.
     pub fn join(
         upgraded: Upgraded,
-        payload: Payload,
+        payload: Upload,
         session_ended: &CancellationToken,
         mut held: Held,
         silence: Duration,
@@ -54,7 +55,7 @@ impl Tunnel {
 }
 
 /// Carries the client's bytes. A client that is gone ends the upstream's half too: it reads the end of its stream.
-async fn pump(mut payload: Payload, mut write: WriteHalf<TokioIo<Upgraded>>, ended: CancellationToken, seen: LastSeen) {
+async fn pump(mut payload: Upload, mut write: WriteHalf<TokioIo<Upgraded>>, ended: CancellationToken, seen: LastSeen) {
     let carrying = async {
         while let Some(Ok(bytes)) = payload.next().await {
             seen.touch();

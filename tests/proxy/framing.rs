@@ -1,6 +1,7 @@
 //! Where a message ends: whatever could be read in two ways is refused, on both sides.
 
 use crate::app::{Db, Options, block_on};
+use crate::bodies::hasty;
 use crate::preview::Stage;
 use crate::raw::Raw;
 use crate::upstream::{TestUpstream, header, healthy, ok, send_all};
@@ -147,7 +148,7 @@ fn answers_that_end_in_two_places_are_refused() {
             })
         })
         .await;
-        let stage = Stage::new(Options::new(Db::Sqlite), upstream.address).await;
+        let stage = Stage::new(hasty(std::time::Duration::from_secs(3)), upstream.address).await;
         let browser = stage.open().await;
         for path in [
             "/both",
@@ -164,6 +165,7 @@ fn answers_that_end_in_two_places_are_refused() {
             "/huge",
             "/many",
         ] {
+            println!("{path}");
             let mut raw = Raw::connect(&stage.server.url).await;
             raw.send(browser.head("GET", path, "")).await;
             let answer = raw.answer().await.expect("an answer");

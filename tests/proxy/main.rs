@@ -14,7 +14,10 @@ mod raw;
 mod upstream;
 
 mod access;
+mod addresses;
+mod bodies;
 mod framing;
 mod headers;
 mod paths;
 mod sessions;
+mod tokens;

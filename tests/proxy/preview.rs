@@ -17,8 +17,10 @@ use serde_json::{Value, json};
 use crate::app::{Options, TestRun, TestServer};
 
 /// Settings under which previews of a test's upstream may be reached.
-pub fn options(options: Options) -> Options {
-    options.set("ALLOWED_UPSTREAM_NETWORKS", "127.0.0.1/32")
+pub fn options(mut options: Options) -> Options {
+    // First, so that a test's own setting counts.
+    options.settings.insert(0, ("ALLOWED_UPSTREAM_NETWORKS".to_owned(), "127.0.0.1/32".to_owned()));
+    options
 }
 
 /// Where an upstream is, as a provider would report it.
