@@ -6,6 +6,7 @@ mod chats;
 mod daemon_events;
 mod daemon_stream;
 mod error;
+mod error_page;
 mod events;
 mod flags;
 mod health;
@@ -18,5 +19,6 @@ mod runs;
 mod state;
 
 pub use error::{ApiError, status_of};
+pub use error_page::answer as answer_for_people;
 pub use routes::configure;
 pub use state::AppState;

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
-use super::previews::{exchange, paths, probe, sessions, subscribe};
+use super::previews::{embed, exchange, paths, probe, sessions, subscribe};
 use super::{chats, daemon_events, daemon_stream, events, flags, health, quarantine, runs};
 
 /// Routes by their handlers; a test compares them with those that are served.
@@ -33,6 +33,7 @@ use super::{chats, daemon_events, daemon_stream, events, flags, health, quaranti
         sessions::get,
         sessions::exchange_token,
         sessions::revoke_session,
+        embed::get,
         exchange::exchange,
         exchange::subscription_token,
         probe::probe,

@@ -5,7 +5,7 @@ use actix_web::http::Method;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpResponse, Resource};
 
-use super::previews::{browser, exchange, hosts, paths, probe, sessions, subscribe};
+use super::previews::{browser, embed, exchange, hosts, paths, probe, sessions, subscribe};
 use super::{ApiError, chats, daemon_events, daemon_stream, events, flags, health, openapi, quarantine, runs};
 
 /// Adds the routes to an application that has an [`super::AppState`].
@@ -43,6 +43,7 @@ pub fn configure(config: &mut ServiceConfig) {
             internal("/api/internal/preview/session/{session_id}/revoke")
                 .route(web::post().to(sessions::revoke_session)),
         )
+        .service(resource("/api/preview/embed.js").route(web::get().to(embed::get)))
         .service(
             resource("/api/preview/session/{session_id}/exchange")
                 .route(web::post().to(exchange::exchange))

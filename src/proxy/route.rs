@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::Payload;
-use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError as _};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use hyper::body::Incoming;
 use runwarden_actors::contract::limits::{
     PROXY_HTTP_TIMEOUT_MS, PROXY_REQUEST_MAX_BYTES, PROXY_SLOT_MS, PROXY_SLOTS_MAX,
@@ -31,7 +31,7 @@ use super::slot::Slot;
 use super::websocket::Tunnel;
 use crate::auth::cookies::{CookieScope, session_tokens, without_ours};
 use crate::auth::{Bound as _, client_ip};
-use crate::http::ApiError;
+use crate::http::{ApiError, answer_for_people};
 
 /// Times that the gate is asked again after what it lacked was found.
 const GATE_ATTEMPTS: usize = 3;
@@ -61,7 +61,7 @@ pub async fn proxy(
     let answered = walk(services, request, payload, &asked, proxy_req_id).await;
     let mut response = answered.unwrap_or_else(|error| {
         tracing::debug!(preview_session_id = %asked.session, %proxy_req_id, code = %error.code(), "proxied request refused");
-        error.error_response()
+        answer_for_people(request, &error, &services.settings.frame_ancestors)
     });
     if let (Ok(name), Ok(value)) = (
         HeaderName::from_bytes(HEADER_PROXY_REQ_ID.to_ascii_lowercase().as_bytes()),

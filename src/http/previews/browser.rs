@@ -3,7 +3,7 @@
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 
-use super::super::{ApiError, AppState};
+use super::super::{ApiError, AppState, answer_for_people};
 use crate::config::PreviewsConfig;
 use crate::proxy::PreviewServices;
 
@@ -38,10 +38,9 @@ pub(super) fn allow_page<'a>(
     builder
 }
 
-/// An error that the page may read.
+/// An error that the page may read; a page itself, where a form led here.
 pub(super) fn readable(services: &PreviewServices, request: &HttpRequest, error: &ApiError) -> HttpResponse {
-    use actix_web::ResponseError as _;
-    let mut response = error.error_response();
+    let mut response = answer_for_people(request, error, &services.settings.frame_ancestors);
     let mut builder = HttpResponse::build(response.status());
     let allowed = allow_page(services, request, &mut builder).finish();
     let copied: Vec<(HeaderName, HeaderValue)> =

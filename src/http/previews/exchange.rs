@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::super::body::read_body;
 use super::super::{ApiError, AppState};
 use super::browser::{allow_page, readable};
+use super::form::{exchange_form, is_form};
 use super::{base_path, count, ip_of, open_session, require_access, session_id};
 use crate::auth::cookies::{CookieScope, session_cookies};
 use crate::auth::{Bound as _, single_use_ms};
@@ -61,13 +62,15 @@ pub(super) struct Exchanged {
     pub(super) cookies: [String; 2],
 }
 
-/// Checks the token, the session, access and single use, in this order, and makes the cookie.
+/// Checks the token, the session, access and single use, in this order, and makes the cookie: for `mode`, or for how
+/// the session was started.
 pub(super) async fn exchange_for(
     services: &PreviewServices,
     request: &HttpRequest,
     id: PreviewSessionId,
     token: &str,
     scope: CookieScope,
+    mode: Option<OpenMode>,
 ) -> Result<Exchanged, ApiError> {
     let limits = &services.deps.options.limits;
     let ip = ip_of(services, request)?;
@@ -97,7 +100,8 @@ pub(super) async fn exchange_for(
     let cookie =
         services.tokens.mint_cookie(&session.binding(), session.revocation_version, session.expires_at).await?;
     let seconds = u64::try_from(session.expires_at.millis_since(now) / 1000).unwrap_or(0);
-    let cookies = session_cookies(scope, session.open_mode, services.settings.path_sandbox, &cookie, seconds);
+    let mode = mode.unwrap_or(session.open_mode);
+    let cookies = session_cookies(scope, mode, services.settings.path_sandbox, &cookie, seconds);
     Ok(Exchanged { open, cookies })
 }
 
@@ -116,6 +120,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     request_body(content = ref("#/components/schemas/ExchangeBody"), content_type = "application/json"),
     responses(
         (status = 200, description = "`Set-Cookie` lets the browser in", body = ref("#/components/schemas/ExchangedBody")),
+        (status = 303, description = "The same for a form (`application/x-www-form-urlencoded` with `token` and, if wanted, `path`): leads into the app"),
         (status = 400, description = "`invalid_request`", body = ref("#/components/schemas/ErrorBody")),
         (status = 401, description = "`expired`, `revoked`, `signature_mismatch`; `permission_denied` without a token", body = ref("#/components/schemas/ErrorBody")),
         (status = 403, description = "`binding_mismatch`, `permission_denied`", body = ref("#/components/schemas/ErrorBody")),
@@ -132,16 +137,22 @@ pub(in crate::http) async fn exchange(
     payload: web::Payload,
 ) -> HttpResponse {
     let services = &state.previews;
-    exchanged(services, &request, &id, payload).await.unwrap_or_else(|error| readable(services, &request, &error))
+    let answered = match session_id(&id) {
+        Ok(id) if is_form(&request) => {
+            exchange_form(services, &request, payload, id, CookieScope::Path(id), &base_path(id)).await
+        }
+        Ok(id) => exchanged(services, &request, id, payload).await,
+        Err(error) => Err(error),
+    };
+    answered.unwrap_or_else(|error| readable(services, &request, &error))
 }
 
 async fn exchanged(
     services: &PreviewServices,
     request: &HttpRequest,
-    id: &str,
+    id: PreviewSessionId,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let id = session_id(id)?;
     let token = if let Some(token) = bearer(request.headers()) {
         token.to_owned()
     } else {
@@ -155,7 +166,7 @@ async fn exchanged(
         // The parser's own words may repeat a part of the token.
         body.map_err(|_| ApiError::invalid("the body must be a JSON object with `token`, a string"))?.token
     };
-    let Exchanged { open, cookies } = exchange_for(services, request, id, &token, CookieScope::Path(id)).await?;
+    let Exchanged { open, cookies } = exchange_for(services, request, id, &token, CookieScope::Path(id), None).await?;
     let session = &open.record;
     let subscription_token = services.tokens.mint_broadcast(&session.binding(), session.expires_at).await?;
     let mut builder = HttpResponse::Ok();

@@ -3,25 +3,23 @@
 
 use actix_web::guard::GuardContext;
 use actix_web::http::Method;
-use actix_web::http::header::{self, HOST, LOCATION};
+use actix_web::http::header::HOST;
 use actix_web::http::uri::Authority;
-use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
-use runwarden_actors::contract::{ErrorCode, PreviewSessionId};
+use actix_web::{HttpRequest, HttpResponse, web};
+use runwarden_actors::contract::PreviewSessionId;
 
-use super::super::body::read_body;
-use super::super::{ApiError, AppState};
-use super::exchange::{another_subscription_token, exchange_for};
+use super::super::{ApiError, AppState, answer_for_people};
+use super::browser::readable;
+use super::exchange::another_subscription_token;
+use super::form::exchange_form;
 use super::probe::probe_for;
 use super::session_id;
 use crate::auth::cookies::CookieScope;
 use crate::auth::over_tls;
-use crate::proxy::path::check_path;
 use crate::proxy::{Asked, PreviewServices, Routing, proxy};
 
-/// Largest form of an exchange.
-const FORM_MAX_BYTES: usize = 16 * 1024;
 /// Ours on every preview host.
-const OWN_PREFIX: &str = "/.runwarden/";
+pub(super) const OWN_PREFIX: &str = "/.runwarden/";
 
 /// The first label of a preview host's name, or nothing where the request is for another host.
 fn label<'a>(host: &'a str, suffix: &str) -> Option<&'a str> {
@@ -62,7 +60,17 @@ pub(in crate::http) async fn any(
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {
-    answer(&state.previews, &request, payload).await.unwrap_or_else(|error| error.error_response())
+    let services = &state.previews;
+    let answered = answer(services, &request, payload).await;
+    // A page that embeds the preview reads errors of what is ours, like it reads them on paths.
+    let own = request.uri().path().starts_with(OWN_PREFIX);
+    answered.unwrap_or_else(|error| {
+        if own {
+            readable(services, &request, &error)
+        } else {
+            answer_for_people(&request, &error, &services.settings.frame_ancestors)
+        }
+    })
 }
 
 async fn answer(
@@ -77,7 +85,7 @@ async fn answer(
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if let Some(own) = path.strip_prefix(OWN_PREFIX) {
         return match (own, request.method()) {
-            ("exchange", &Method::POST) => exchange(services, request, payload, id, scope).await,
+            ("exchange", &Method::POST) => exchange_form(services, request, payload, id, scope, "").await,
             ("probe", &Method::GET) => {
                 let check = query.split('&').find_map(|pair| pair.strip_prefix("check="));
                 probe_for(services, request, id, check, scope, Routing::Host, "/.runwarden/probe").await
@@ -88,34 +96,6 @@ async fn answer(
     }
     let asked = Asked { session: id, target, routing: Routing::Host, base_path: "", cookie_scope: scope };
     Ok(proxy(services, request, payload, asked).await)
-}
-
-/// A form with the token, from a page of the host application: the answer is the cookie and the way into the app. A
-/// form and not a link, so that the token is in no URL, history or log.
-async fn exchange(
-    services: &PreviewServices,
-    request: &HttpRequest,
-    payload: web::Payload,
-    id: PreviewSessionId,
-    scope: CookieScope,
-) -> Result<HttpResponse, ApiError> {
-    let body = read_body(request, payload, FORM_MAX_BYTES).await?;
-    let field = |wanted: &str| {
-        form_urlencoded::parse(&body).find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
-    };
-    let token = field("token")
-        .ok_or_else(|| ApiError::without_credential("the body must be a form with `token` and, if wanted, `path`"))?;
-    let path = field("path").unwrap_or_else(|| "/".to_owned());
-    if check_path(&path).is_err() || path.starts_with(OWN_PREFIX) || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(ApiError::new(ErrorCode::ProxyPathDenied, "`path` must be a path of the app"));
-    }
-    let exchanged = exchange_for(services, request, id, &token, scope).await?;
-    let mut builder = HttpResponse::SeeOther();
-    builder.insert_header((header::CACHE_CONTROL, "no-store")).insert_header((LOCATION, path));
-    for cookie in exchanged.cookies {
-        builder.append_header((header::SET_COOKIE, cookie));
-    }
-    Ok(builder.finish())
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //! two ways to it, on paths and on hosts of its own.
 
 pub(super) mod browser;
+pub(super) mod embed;
 pub(super) mod exchange;
+mod form;
 pub(super) mod hosts;
 pub(super) mod paths;
 pub(super) mod probe;

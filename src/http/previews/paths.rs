@@ -1,9 +1,9 @@
 //! `ANY /api/preview/proxy/{id}/{path}`: previews on paths of our own origin (section 5, proxy).
 
 use actix_web::http::header::LOCATION;
-use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::super::{ApiError, AppState};
+use super::super::{ApiError, AppState, answer_for_people};
 use super::exchange::another_subscription_token;
 use super::{base_path, session_id};
 use crate::auth::cookies::CookieScope;
@@ -42,7 +42,8 @@ pub(in crate::http) async fn any(
     let whole = uri.path_and_query().map_or("/", |whole| whole.as_str());
     let id = whole.strip_prefix("/api/preview/proxy/").and_then(|rest| rest.get(..36));
     let Some(Ok(id)) = id.map(session_id) else {
-        return ApiError::not_found("preview session").error_response();
+        let error = ApiError::not_found("preview session");
+        return answer_for_people(&request, &error, &services.settings.frame_ancestors);
     };
     let base = base_path(id);
     let target = whole.get(base.len()..).unwrap_or_default();
