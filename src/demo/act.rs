@@ -11,6 +11,7 @@ use super::daemon::Daemon;
 use super::host::{Host, NewRun, RunRow};
 use super::link::{FaultPlan, Link, LinkStats};
 use super::live::LiveReader;
+use super::page::Page;
 use super::screen::Screen;
 use super::server::Server;
 use super::strangers::{self, Stranger};
@@ -27,10 +28,14 @@ pub(super) struct Stage {
     pub(super) server: Option<Server>,
     pub(super) link: Option<Link>,
     pub(super) daemon: Option<Daemon>,
+    pub(super) page: Option<Page>,
 }
 
 impl Stage {
     pub(super) async fn end(self) -> anyhow::Result<()> {
+        if let Some(page) = self.page {
+            page.stop().await;
+        }
         if let Some(daemon) = self.daemon {
             daemon.end().await;
         }

@@ -21,6 +21,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The thread of the demonstration's chats.
 pub(super) const THREAD: &str = "demo";
+/// Whose runs they are.
+pub(super) const USER: &str = "demo-user";
 
 /// A run as it was created.
 #[derive(Clone, Deserialize)]
@@ -79,8 +81,8 @@ struct QuarantinePage {
 /// A client with the key.
 #[derive(Clone)]
 pub(super) struct Host {
-    client: Client,
-    url: String,
+    pub(super) client: Client,
+    pub(super) url: String,
     key: SecretString,
 }
 
@@ -91,14 +93,27 @@ impl Host {
     }
 
     pub(super) async fn create_run(&self, chat: &str, start_request_id: &str) -> anyhow::Result<NewRun> {
-        let body = json!({
+        self.create_run_with(chat, start_request_id, Value::Null).await
+    }
+
+    /// With a preview configuration, where there is one.
+    pub(super) async fn create_run_with(
+        &self,
+        chat: &str,
+        start_request_id: &str,
+        preview_config: Value,
+    ) -> anyhow::Result<NewRun> {
+        let mut body = json!({
             "threadId": THREAD,
             "threadChatId": chat,
             "startRequestId": start_request_id,
             "triggerSource": TriggerSource::Ui,
-            "userId": "demo-user",
+            "userId": USER,
             "repoFullName": "demo/tea-timer",
         });
+        if !preview_config.is_null() {
+            body["previewConfig"] = preview_config;
+        }
         self.post("/api/internal/runs", &body).await
     }
 
@@ -163,11 +178,11 @@ impl Host {
         }
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         read(self.with_key(self.client.get(format!("{}{path}", self.url))), None).await.with_context(|| path.to_owned())
     }
 
-    async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> anyhow::Result<T> {
+    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> anyhow::Result<T> {
         let request = self.with_key(self.client.post(format!("{}{path}", self.url)));
         read(request, Some(body)).await.with_context(|| path.to_owned())
     }

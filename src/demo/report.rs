@@ -7,6 +7,7 @@ use runwarden_actors::contract::{CommitSha, DiffSource, RunStatus, TerminalKind}
 use super::check::Comparison;
 use super::host::{RunRow, SetAside};
 use super::link::{Fault, LinkStats};
+use super::preview::Seen;
 use super::strangers::Stranger;
 
 const LABEL_WIDTH: usize = 36;
@@ -38,6 +39,8 @@ pub(super) struct Report<'a> {
     pub(super) commits: u64,
     /// What the daemon's exit says, where that is not 0.
     pub(super) daemon_problem: Option<String>,
+    /// What a browser saw of the app, or why it saw nothing.
+    pub(super) preview: Result<Seen, String>,
     pub(super) time: Duration,
 }
 
@@ -61,6 +64,11 @@ impl Report<'_> {
             {
                 problems.push(format!("{}: it is not in quarantine as it has to be", stranger.what));
             }
+        }
+        match &self.preview {
+            Ok(seen) if seen.status == 200 && seen.is_the_app => {}
+            Ok(seen) => problems.push(format!("the preview answered {} without the app's page", seen.status)),
+            Err(error) => problems.push(format!("the preview: {error}")),
         }
         let foreign = self.of_the_agent();
         if foreign > 0 {
@@ -136,6 +144,15 @@ impl Report<'_> {
         table.row("endSha, stored by the server", short(self.run.run_end_sha.as_ref()), equal);
         let source = self.run.diff_source.map_or("none", DiffSource::as_str);
         table.row("diffSource, decided by the server", source, "");
+        table.line("");
+        match &self.preview {
+            Ok(seen) => {
+                let app = if seen.is_the_app { "the app's page" } else { "another page" };
+                table.row("preview of the changed app, status", seen.status, app);
+                table.row("  bytes of its page", seen.bytes, "through the proxy");
+            }
+            Err(_) => table.row("preview of the changed app", "none", "see below"),
+        }
         table.row("time", format!("{:.1} s", self.time.as_secs_f64()), "");
         table.0
     }

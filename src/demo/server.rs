@@ -35,6 +35,9 @@ impl Server {
             ("PORT", port.to_string()),
             ("DATA_DIR", text(data)?),
             ("PROCESS_SANDBOX_ROOT", text(sandboxes)?),
+            // The app listens on loopback, and its preview has a host of its own, which browsers find there.
+            ("ALLOWED_UPSTREAM_NETWORKS", "127.0.0.1/32".to_owned()),
+            ("PREVIEW_HOST_SUFFIX", "preview.localhost".to_owned()),
             ("WORKERS", "2".to_owned()),
             ("SHUTDOWN_TIMEOUT_SECONDS", "3".to_owned()),
         ])?;

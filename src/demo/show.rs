@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use runwarden_actors::contract::limits::PREVIEW_SESSION_SECONDS;
 use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -15,6 +16,8 @@ use super::daemon::{Daemon, Place};
 use super::host::{Host, NewRun, RunRow, THREAD};
 use super::link::{FaultPlan, FaultyLink};
 use super::live::LiveReader;
+use super::page::Page;
+use super::preview::preview_config;
 use super::report::Report;
 use super::repository::{AGENT, Repo, need_git};
 use super::screen::Screen;
@@ -147,7 +150,7 @@ async fn play(args: &DemoArgs, folder: &Path, stage: &mut Stage, screen: &mut Te
         port => format!("the server does not start; --port {port} may be taken, without it a free one is used"),
     })?;
     let host = Host::new(&server.url, &server.key);
-    let url = server.url.clone();
+    let (url, key) = (server.url.clone(), server.key.clone());
     stage.server = Some(server);
     screen.say(&format!("  server      {url}, SQLite in a temporary folder"));
 
@@ -157,7 +160,7 @@ async fn play(args: &DemoArgs, folder: &Path, stage: &mut Stage, screen: &mut Te
 
     // The chat's next run takes its place; whoever still speaks for it later is a stranger.
     let before = host.create_run(CHAT, "first-request").await?;
-    let run = host.create_run(CHAT, "second-request").await?;
+    let run = host.create_run_with(CHAT, "second-request", preview_config()?).await?;
     let repo_dir = repo.path.to_str().context("the temporary folder is not UTF-8; let TMPDIR name another one")?;
     host.bind(run.run_id, &repo.start_sha, repo_dir).await?;
     screen.say(&format!("  run         {}", run.run_id));
@@ -192,6 +195,11 @@ async fn play(args: &DemoArgs, folder: &Path, stage: &mut Stage, screen: &mut Te
     let said = read_journal(&journal)?;
     act.wait_for_the_live_reader(said.len(), patience).await;
     let record = host.events(run.run_id).await?;
+    let session = host.start_preview(&run).await;
+    let preview = match &session {
+        Ok(session) => host.visit(session).await.map_err(|error| format!("{error:#}")),
+        Err(error) => Err(format!("{error:#}")),
+    };
     let report = Report {
         seed: args.seed,
         stored: compare(&said, &record),
@@ -205,6 +213,7 @@ async fn play(args: &DemoArgs, folder: &Path, stage: &mut Stage, screen: &mut Te
         head: repo.head().await?,
         commits: repo.commits().await?,
         daemon_problem,
+        preview,
         time: started.elapsed(),
     };
     screen.say("");
@@ -219,10 +228,16 @@ async fn play(args: &DemoArgs, folder: &Path, stage: &mut Stage, screen: &mut Te
         }
     }
     if args.keep {
+        if let Ok(session) = session {
+            let page = Page::serve(&url, &key, &run, session)?;
+            screen.print(&the_link(&page.link));
+            stage.page = Some(page);
+        }
         screen.print(&commands(&url, &folder, &run));
     } else if problems.is_empty() {
         screen.say("");
-        screen.say("Next: `runwarden demo --keep` leaves the server running, with commands to try.");
+        screen.say("Next: `runwarden demo --keep` leaves the server running, with a link to the app's");
+        screen.say("preview for your browser, and with commands to try.");
         screen.say("README.md starts a server to stay; docs/concepts.md explains what you have seen.");
     }
     Ok(if problems.is_empty() { End::Good } else { End::Bad })
@@ -241,6 +256,19 @@ fn headline(args: &DemoArgs, screen: &mut Terminal) {
 
 fn short(sha: &str) -> &str {
     sha.get(..12).unwrap_or(sha)
+}
+
+fn the_link(link: &str) -> String {
+    let minutes = PREVIEW_SESSION_SECONDS / 60;
+    format!(
+        "
+See the app that the agent has changed, in your browser:
+
+  {link}
+
+The preview lives for {minutes} minutes, then the page offers to start it again; all of it
+until Ctrl-C. The link holds no secret: the page asks for a fresh token each time."
+    )
 }
 
 /// For a look at what is still running.

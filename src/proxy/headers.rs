@@ -152,14 +152,17 @@ pub fn request_headers(from: &client::HeaderMap, crossing: &Crossing<'_>) -> ups
                 to_upstream(&mut headers, name, value.as_bytes());
             }
         }
-        headers.insert(upstream::CONNECTION, upstream::HeaderValue::from_static("Upgrade"));
-        headers.insert(upstream::UPGRADE, upstream::HeaderValue::from_static("websocket"));
     }
     // A header that the request's own Connection names is hop-by-hop, whatever it is.
     for named in named_by_connection(from.get_all(client::CONNECTION).map(client::HeaderValue::as_bytes)) {
         if !crossing.websocket || !named.starts_with("sec-websocket") {
             headers.remove(named.as_str());
         }
+    }
+    if crossing.websocket {
+        // Behind that, because a handshake's own Connection names Upgrade.
+        headers.insert(upstream::CONNECTION, upstream::HeaderValue::from_static("Upgrade"));
+        headers.insert(upstream::UPGRADE, upstream::HeaderValue::from_static("websocket"));
     }
     let listed = crossing.also_forwarded.iter().filter(|name| may_be_listed(name));
     for name in listed.filter_map(|name| client::HeaderName::from_bytes(name.as_bytes()).ok()) {

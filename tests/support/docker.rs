@@ -73,11 +73,22 @@ impl DockerEngine {
 
     /// Starts a container that has `mount` as its `/workspace`, as this user, without a network.
     pub async fn run(&self, name: &str, user: &str, mount: &Path) {
-        self.run_in(name, user, mount, "none").await;
+        self.run_in(name, user, mount, "none", &[]).await;
     }
 
     /// The same, in a network that this machine reaches.
     pub async fn run_reachable(&self, name: &str, user: &str, mount: &Path) {
+        self.run_reachable_with(name, user, mount, &[]).await;
+    }
+
+    /// The same, with this machine's programs and libraries for the container to read.
+    pub async fn run_reachable_with_programs(&self, name: &str, user: &str, mount: &Path) {
+        let shared = ["/usr", "/lib", "/lib64"].into_iter().filter(|folder| Path::new(folder).is_dir());
+        let shared: Vec<String> = shared.map(|folder| format!("{folder}:{folder}:ro")).collect();
+        self.run_reachable_with(name, user, mount, &shared).await;
+    }
+
+    async fn run_reachable_with(&self, name: &str, user: &str, mount: &Path, shared: &[String]) {
         static MADE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
         MADE.get_or_init(|| async {
             let body = NetworkCreateRequest {
@@ -89,10 +100,12 @@ impl DockerEngine {
             self.client().await.create_network(body).await.unwrap();
         })
         .await;
-        self.run_in(name, user, mount, NETWORK).await;
+        self.run_in(name, user, mount, NETWORK, shared).await;
     }
 
-    async fn run_in(&self, name: &str, user: &str, mount: &Path, network: &str) {
+    async fn run_in(&self, name: &str, user: &str, mount: &Path, network: &str, shared: &[String]) {
+        let mut binds = vec![format!("{}:/workspace", mount.display())];
+        binds.extend_from_slice(shared);
         let body = ContainerCreateBody {
             image: Some(IMAGE.to_owned()),
             cmd: Some(vec!["sleep".to_owned(), "100000".to_owned()]),
@@ -100,7 +113,7 @@ impl DockerEngine {
             stop_signal: Some("SIGKILL".to_owned()),
             host_config: Some(HostConfig {
                 network_mode: Some(network.to_owned()),
-                binds: Some(vec![format!("{}:/workspace", mount.display())]),
+                binds: Some(binds),
                 ..HostConfig::default()
             }),
             ..ContainerCreateBody::default()

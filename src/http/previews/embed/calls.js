@@ -22,6 +22,7 @@ const make = (name, properties = {}, ...children) => {
 
 const pause = (ms, signal) =>
   new Promise((resolve, reject) => {
+    signal.throwIfAborted();
     const timer = setTimeout(resolve, ms);
     signal.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
   });

@@ -39,7 +39,8 @@ class RunwardenPreview extends HTMLElement {
   #panel = make("div", { className: "panel" }, this.#wheel, this.#title, this.#words, this.#action);
   #cover = make("div", { className: "cover" }, this.#panel);
   #again = make("button", { type: "button", textContent: "Reconnect" });
-  #notice = make("div", { className: "notice", hidden: true }, "Live updates are paused.", this.#again);
+  #notes = make("span");
+  #notice = make("div", { className: "notice", hidden: true }, this.#notes, this.#again);
 
   constructor() {
     super();
@@ -79,6 +80,17 @@ class RunwardenPreview extends HTMLElement {
   /** Begins again, with a token from `getExchangeToken`. */
   reload() {
     this.#queue();
+  }
+
+  /** Opens the preview in a tab too; to be called by a click. */
+  openTab() {
+    const run = this.#run;
+    if (!run) return;
+    this.#openTab(run).catch((error) => {
+      // A frame goes on without the tab.
+      if (this.#frame) this.#notify(ERRORS[error.code] ?? "Something went wrong.", false);
+      else this.#fail(run, error);
+    });
   }
 
   /** Once for all attributes that are set together. */
@@ -236,7 +248,7 @@ class RunwardenPreview extends HTMLElement {
   #act() {
     const run = this.#run;
     if (this.#state === "new_tab" || this.#state === "opened") {
-      this.#openTab(run).catch((error) => this.#fail(run, error));
+      this.openTab();
     } else if (this.#state === "error" && run) {
       this.#begin();
     } else {
@@ -259,6 +271,8 @@ class RunwardenPreview extends HTMLElement {
       tab.close();
       throw error;
     }
+    // Beside a frame that goes on.
+    if (this.#frame) return;
     this.#show("opened");
     if (!this.#socket && typeof this.getExchangeToken === "function") this.#reconnect(run, RECONNECTS_MAX - 1, 0);
   }
@@ -295,8 +309,11 @@ class RunwardenPreview extends HTMLElement {
   async #reconnect(run, tried, wait = Math.min(1000 * 2 ** tried, PAUSE_MAX_MS) * (0.5 + Math.random() / 2)) {
     if (!run || run.cut.signal.aborted) return;
     this.#setLive(false);
-    this.#notice.hidden = tried < RECONNECTS_MAX || this.#state !== "ready";
-    if (tried >= RECONNECTS_MAX) return;
+    if (tried >= RECONNECTS_MAX) {
+      if (this.#state === "ready") this.#notify("Live updates are paused.", true);
+      return;
+    }
+    this.#notice.hidden = true;
     try {
       await pause(wait, run.cut.signal);
       const { subscriptionToken } = await this.#another(run);
@@ -308,6 +325,12 @@ class RunwardenPreview extends HTMLElement {
       // The frame may well work on; only what happens to the session stays unknown.
       this.#reconnect(run, RECONNECTS_MAX);
     }
+  }
+
+  #notify(words, mayReconnect) {
+    this.#notes.textContent = words;
+    this.#again.hidden = !mayReconnect;
+    this.#notice.hidden = false;
   }
 
   #setLive(live) {
