@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::ApiError;
 
 /// What the page looks like. Its hash stands in the page's own policy, so nothing else can style it.
-const STYLE: &str = include_str!("error_page.css");
+pub(super) const STYLE: &str = include_str!("error_page.css");
 /// Longest message that is shown, in characters.
 const MESSAGE_MAX: usize = 400;
 
@@ -112,7 +112,7 @@ fn page(error: &ApiError) -> String {
 }
 
 /// Text as it may stand between tags.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -19,6 +19,7 @@ mod runs;
 mod state;
 
 pub use error::{ApiError, status_of};
+use error_page::STYLE as ERROR_PAGE_STYLE;
 pub use error_page::answer as answer_for_people;
 pub use routes::configure;
 pub use state::AppState;

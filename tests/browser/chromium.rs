@@ -32,6 +32,11 @@ const FLAGS: [&str; 12] = [
 const WITHIN: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// A profile that blocks third-party cookies, or takes them.
+pub fn third_party_cookies(taken: bool) -> Value {
+    json!({"profile.cookie_controls_mode": u8::from(!taken), "profile.block_third_party_cookies": !taken})
+}
+
 pub struct Chromium {
     pub client: Client,
     driver: Child,

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::app::{Db, Options, block_on};
-use crate::chromium::Chromium;
+use crate::chromium::{Chromium, third_party_cookies};
 use crate::host_page::HostPage;
 use crate::preview::Stage;
 use crate::site;
@@ -31,7 +31,7 @@ async fn opened(stage: &Stage, id: &str, origin: &str, mode: &str) -> Chromium {
     let host = format!("{id}.preview.localhost");
     let mut page = HostPage::of(&stage.server, id, &format!("mode=\"{mode}\" preview-host=\"{host}\"")).await;
     origin.clone_into(&mut page.hosts);
-    let browser = Chromium::start().await;
+    let browser = Chromium::with_preferences(third_party_cookies(false)).await;
     let port = page.serve();
     browser.goto(&format!("http://localhost:{port}/")).await;
     browser
@@ -76,6 +76,8 @@ fn a_frame_on_a_host_of_its_own_shows_absolute_paths_and_ends_with_the_session()
         browser.enter(FRAME).await;
         browser.until(LOADED, json!(["Hello from the sandbox", "ran", 8])).await;
         assert_eq!(browser.run("return origin").await, json!(origin));
+        // The browser does keep third-party cookies out; ours is partitioned.
+        assert_eq!(browser.run("return document.hasStorageAccess()").await, json!(false));
         browser.run("location.href = '/absolute'").await;
         browser.until("return location.pathname", "/absolute").await;
         browser.until(LOADED, json!(["Hello from the sandbox", "ran", 8])).await;

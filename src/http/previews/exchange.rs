@@ -26,6 +26,8 @@ use crate::proxy::{PreviewServices, check_cookie};
 pub(in crate::http) struct ExchangeBody {
     /// The exchange token.
     token: String,
+    /// How the preview is opened now, where that is not how the session was started.
+    open_mode: Option<OpenMode>,
 }
 
 /// What an exchange gives beside the cookie.
@@ -153,8 +155,8 @@ async fn exchanged(
     id: PreviewSessionId,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let token = if let Some(token) = bearer(request.headers()) {
-        token.to_owned()
+    let ExchangeBody { token, open_mode } = if let Some(token) = bearer(request.headers()) {
+        ExchangeBody { token: token.to_owned(), open_mode: None }
     } else {
         let body = read_body(request, payload, INTERNAL_BODY_MAX_BYTES).await?;
         if body.is_empty() {
@@ -164,9 +166,10 @@ async fn exchanged(
         }
         let body: Result<ExchangeBody, _> = serde_json::from_slice(&body);
         // The parser's own words may repeat a part of the token.
-        body.map_err(|_| ApiError::invalid("the body must be a JSON object with `token`, a string"))?.token
+        body.map_err(|_| ApiError::invalid("the body must be a JSON object with `token`, a string"))?
     };
-    let Exchanged { open, cookies } = exchange_for(services, request, id, &token, CookieScope::Path(id), None).await?;
+    let Exchanged { open, cookies } =
+        exchange_for(services, request, id, &token, CookieScope::Path(id), open_mode).await?;
     let session = &open.record;
     let subscription_token = services.tokens.mint_broadcast(&session.binding(), session.expires_at).await?;
     let mut builder = HttpResponse::Ok();
@@ -223,17 +226,29 @@ pub(super) async fn another_subscription_token(
     let limits = &services.deps.options.limits;
     let ip = ip_of(services, request)?;
     count(services, &limits.exchange_ip(&ip)).await?;
+    let open = checked_by_cookie(services, request, id, scope).await?;
+    let session = &open.record;
+    count(services, &limits.exchange_user(&session.user_id)).await?;
+    let subscription_token = services.tokens.mint_broadcast(&session.binding(), session.expires_at).await?;
+    let mut builder = HttpResponse::Ok();
+    allow_page(services, request, &mut builder);
+    Ok(builder.json(SubscriptionTokenBody { subscription_token, channel: channel(id) }))
+}
+
+/// The open session of whoever comes with its cookie, while neither session nor access was withdrawn.
+pub(super) async fn checked_by_cookie(
+    services: &PreviewServices,
+    request: &HttpRequest,
+    id: PreviewSessionId,
+    scope: CookieScope,
+) -> Result<Arc<OpenSession>, ApiError> {
     let open = open_session(services, id).await?;
     let session = &open.record;
     let version = check_cookie(services, request, scope, &open).await?;
-    count(services, &limits.exchange_user(&session.user_id)).await?;
     let known = services.deps.run.coordination.revocations(&[id]).await?;
     if known.first().copied().flatten().is_some_and(|current| current > version) {
         return Err(ApiError::new(ErrorCode::Revoked, "the preview session was revoked"));
     }
     require_access(services, session).await?;
-    let subscription_token = services.tokens.mint_broadcast(&session.binding(), session.expires_at).await?;
-    let mut builder = HttpResponse::Ok();
-    allow_page(services, request, &mut builder);
-    Ok(builder.json(SubscriptionTokenBody { subscription_token, channel: channel(id) }))
+    Ok(open)
 }

@@ -3,15 +3,14 @@
 
 use actix_web::http::header::{self, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
-use runwarden_actors::contract::{ErrorCode, OpenMode, PreviewSessionId};
+use runwarden_actors::contract::{OpenMode, PreviewSessionId};
 
 use super::super::ApiError;
 use super::super::body::read_body;
+use super::enter::{app_path, enter_path};
 use super::exchange::exchange_for;
-use super::hosts::OWN_PREFIX;
 use crate::auth::cookies::CookieScope;
 use crate::proxy::PreviewServices;
-use crate::proxy::path::check_path;
 
 /// Largest form of an exchange.
 const FORM_MAX_BYTES: usize = 16 * 1024;
@@ -33,7 +32,8 @@ fn posted_into(request: &HttpRequest) -> Option<OpenMode> {
     }
 }
 
-/// A form with `token` and, if wanted, `path`: the answer is the cookie and the way into the app, below `base`.
+/// A form with `token` and, if wanted, `path`: the answer is the cookie and the way into the app; on paths, below
+/// `base`.
 pub(super) async fn exchange_form(
     services: &PreviewServices,
     request: &HttpRequest,
@@ -49,13 +49,15 @@ pub(super) async fn exchange_form(
     let token = field("token")
         .ok_or_else(|| ApiError::without_credential("the body must be a form with `token` and, if wanted, `path`"))?;
     let path = field("path").unwrap_or_else(|| "/".to_owned());
-    if check_path(&path).is_err() || path.starts_with(OWN_PREFIX) || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(ApiError::new(ErrorCode::ProxyPathDenied, "`path` must be a path of the app"));
-    }
-    let exchanged = exchange_for(services, request, id, &token, scope, posted_into(request)).await?;
+    app_path(&path)?;
+    let place = posted_into(request);
+    let exchanged = exchange_for(services, request, id, &token, scope, place).await?;
+    // A tab beside the frame that the session was started for is no change of mode: the frame's cookie stays.
+    let beside = place.is_some_and(|place| place != exchanged.open.record.open_mode);
+    let onward = if matches!(scope, CookieScope::Path(_)) { enter_path(base, &path) } else { path };
     let mut builder = HttpResponse::SeeOther();
-    builder.insert_header((header::CACHE_CONTROL, "no-store")).insert_header((LOCATION, format!("{base}{path}")));
-    for cookie in exchanged.cookies {
+    builder.insert_header((header::CACHE_CONTROL, "no-store")).insert_header((LOCATION, onward));
+    for cookie in exchanged.cookies.into_iter().skip(usize::from(beside)) {
         builder.append_header((header::SET_COOKIE, cookie));
     }
     Ok(builder.finish())

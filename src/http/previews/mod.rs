@@ -3,6 +3,7 @@
 
 pub(super) mod browser;
 pub(super) mod embed;
+mod enter;
 pub(super) mod exchange;
 mod form;
 pub(super) mod hosts;

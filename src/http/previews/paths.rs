@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::super::{ApiError, AppState, answer_for_people};
 use super::exchange::another_subscription_token;
-use super::{base_path, session_id};
+use super::{base_path, enter, session_id};
 use crate::auth::cookies::CookieScope;
 use crate::proxy::{Asked, Routing, proxy};
 
@@ -54,6 +54,11 @@ pub(in crate::http) async fn any(
     if target == OWN_SUBSCRIPTION_TOKEN && request.method() == actix_web::http::Method::POST {
         let answered = another_subscription_token(services, &request, id, CookieScope::Path(id)).await;
         return answered.unwrap_or_else(|error| super::browser::readable(services, &request, &error));
+    }
+    if enter::is_enter(target) {
+        let answered = enter::answer(services, &request, payload, id, target).await;
+        return answered
+            .unwrap_or_else(|error| answer_for_people(&request, &error, &services.settings.frame_ancestors));
     }
     let asked = Asked {
         session: id,

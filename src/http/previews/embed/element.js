@@ -9,6 +9,8 @@ const PROTOCOL = "runwarden.preview.v1";
 const SCHEMA_VERSION = 1;
 /** The server's close code of a session that is over. */
 const CLOSED_OVER = 4401;
+/** Time for a page in the frame to say that it only goes before the app. */
+const SETTLES_WITHIN_MS = 300;
 const TOKEN_WITHIN_MS = 20_000;
 const FRAME_WITHIN_MS = 45_000;
 const RECONNECTS_MAX = 8;
@@ -184,7 +186,7 @@ class RunwardenPreview extends HTMLElement {
     } else {
       const exchanged = await this.#exchange(run);
       if (run.mode === "auto" && exchanged.openMode === "new_tab") return this.#show("new_tab", "new_tab");
-      await this.#mount(run, (frame) => (frame.src = run.own + run.path));
+      await this.#mount(run, (frame) => (frame.src = `${run.own}/.runwarden/enter?${new URLSearchParams({ path: run.path })}`));
       this.#ready(run, exchanged.subscriptionToken);
     }
   }
@@ -202,10 +204,11 @@ class RunwardenPreview extends HTMLElement {
     return token;
   }
 
-  #exchange(run) {
+  /** For the cookie of a frame, or of the tab that is open instead, and for a subscription token. */
+  #exchange(run, openMode) {
     const { signal } = run.cut;
     return persist(async () => {
-      const body = JSON.stringify({ token: await this.#fresh() });
+      const body = JSON.stringify({ token: await this.#fresh(), openMode });
       signal.throwIfAborted();
       const exchanged = await call(
         run.exchange, { method: "POST", headers: { "Content-Type": "application/json" }, body }, signal);
@@ -222,7 +225,7 @@ class RunwardenPreview extends HTMLElement {
     } catch (error) {
       const canExchange = !run.frameForm && typeof this.getExchangeToken === "function";
       if (error.code !== "permission_denied" || !canExchange) throw error;
-      return this.#exchange(run);
+      return this.#exchange(run, this.#state === "opened" ? "new_tab" : undefined);
     }
   }
 
@@ -231,9 +234,18 @@ class RunwardenPreview extends HTMLElement {
     frame.setAttribute("sandbox", FRAME_MAY);
     this.#frame = frame;
     this.shadowRoot.prepend(frame);
-    const loaded = new Promise((resolve) => {
-      // Some browsers tell of the blank page too, which a form is posted from.
-      frame.addEventListener("load", () => frame.contentDocument?.URL !== "about:blank" && resolve());
+    const loaded = new Promise((resolve, reject) => {
+      let entering = false;
+      // Some browsers tell of the blank page too, which a form is posted from. What goes before the app says so.
+      const settle = () => setTimeout(() => entering || resolve(), SETTLES_WITHIN_MS);
+      frame.addEventListener("load", () => frame.contentDocument?.URL !== "about:blank" && settle());
+      const heard = ({ source, data }) => {
+        if (source !== frame.contentWindow) return;
+        if (data?.runwarden === "entering") entering = true;
+        if (data?.runwarden === "entered") entering = false;
+        if (data?.runwarden === "cookie_blocked") reject(new Problem("cookie_blocked"));
+      };
+      addEventListener("message", heard, { signal: run.cut.signal });
     });
     load(frame);
     await within(loaded, FRAME_WITHIN_MS, "frame_timeout");
@@ -370,6 +382,7 @@ class RunwardenPreview extends HTMLElement {
     if (code === "expired" || code === "revoked") return this.#end(run, code);
     this.#frame?.remove();
     this.#frame = null;
+    if (code === "cookie_blocked") return this.#show("new_tab", code);
     this.#show("error", code);
   }
 
