@@ -55,13 +55,13 @@ pub fn check_path(path_and_query: &str) -> Result<(), PathDenied> {
     }
     let mut form = Cow::Borrowed(path);
     check_form(&form)?;
-    for _ in 0..ROUNDS {
-        let Some(next) = decode(&form)? else { return Ok(()) };
+    for round in 0..ROUNDS {
+        let Some(next) = decode(&form, round == 0)? else { return Ok(()) };
         check_form(&next)?;
         form = Cow::Owned(next);
     }
     // What still decodes to something that matters was hidden on purpose.
-    match decode(&form) {
+    match decode(&form, false) {
         Ok(Some(next)) if check_form(&next).is_err() => Err(PathDenied::TooDeep),
         _ => Ok(()),
     }
@@ -82,8 +82,9 @@ fn check_form(form: &str) -> Result<(), PathDenied> {
     if form.split('/').any(name) { Err(PathDenied::DotSegment) } else { Ok(()) }
 }
 
-/// One round of decoding; `None` where there is nothing to decode.
-fn decode(form: &str) -> Result<Option<String>, PathDenied> {
+/// One round of decoding; `None` where there is nothing to decode. A `%` that encodes nothing is refused in the first
+/// round; after it, it may be what `%25` stood for, and stays as lenient decoders leave it.
+fn decode(form: &str, strict: bool) -> Result<Option<String>, PathDenied> {
     if !form.contains('%') {
         return Ok(None);
     }
@@ -95,11 +96,16 @@ fn decode(form: &str) -> Result<Option<String>, PathDenied> {
             rest = tail;
             continue;
         }
-        let digits = tail.get(..2).ok_or(PathDenied::Malformed)?;
         let mut byte = [0];
-        hex::decode_to_slice(digits, &mut byte).map_err(|_| PathDenied::Malformed)?;
-        bytes.push(byte[0]);
-        rest = tail.get(2..).unwrap_or_default();
+        if tail.get(..2).is_some_and(|digits| hex::decode_to_slice(digits, &mut byte).is_ok()) {
+            bytes.push(byte[0]);
+            rest = tail.get(2..).unwrap_or_default();
+        } else if strict {
+            return Err(PathDenied::Malformed);
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
     }
     String::from_utf8(bytes).map(Some).map_err(|_| PathDenied::NotUtf8)
 }
@@ -164,6 +170,8 @@ mod tests {
             ("/%2e%2e%3b/x", PathDenied::DotSegment),
             ("/%25252e%25252e/x", PathDenied::TooDeep),
             ("/%25255cx", PathDenied::TooDeep),
+            ("/%252e%252e/%25zz", PathDenied::DotSegment),
+            ("/%25252e%25252e/x%25", PathDenied::TooDeep),
             ("/%c0%ae%c0%ae/x", PathDenied::NotUtf8),
             ("/%e0%80%ae", PathDenied::NotUtf8),
             ("/%c0%af", PathDenied::NotUtf8),
@@ -190,7 +198,7 @@ mod tests {
                     let text = String::from_utf8_lossy(&form).into_owned();
                     let climbs = text.split('/').any(|segment| matches!(segment, "." | ".."));
                     proptest::prop_assert!(!climbs && !text.contains('\\'), "{text}");
-                    let Ok(Some(next)) = decode(&text) else { break };
+                    let Ok(Some(next)) = decode(&text, false) else { break };
                     form = next.into_bytes();
                 }
             }
