@@ -12,4 +12,6 @@ mod redis_server;
 mod preview;
 mod upstream;
 
+mod enter;
+
 mod sessions;
