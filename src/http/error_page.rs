@@ -53,8 +53,7 @@ fn is_navigation(headers: &HeaderMap) -> bool {
         accept.split(',').any(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == "text/html"))
     });
     html && match (said(FETCH_MODE), said(FETCH_DEST)) {
-        (None, None) => true,
-        (Some("navigate"), _) => true,
+        (None, None) | (Some("navigate"), _) => true,
         (_, dest) => matches!(dest, Some("document" | "iframe" | "frame")),
     }
 }
@@ -163,7 +162,7 @@ mod tests {
         let error = ApiError::new(ErrorCode::Revoked, "<script>alert('x')</script> & more");
         let response = answer(&request, &error, "https://app.example");
         assert_eq!(response.status(), 401);
-        let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
+        let policy = response.headers().get("content-security-policy").unwrap().to_str().unwrap().to_owned();
         assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
         assert!(policy.ends_with("frame-ancestors https://app.example"), "{policy}");
         let body = to_bytes(response.into_body()).await.unwrap();
@@ -177,11 +176,14 @@ mod tests {
     async fn a_program_gets_the_body_of_every_error() {
         let error = ApiError::rate_limited(runwarden_actors::contract::Limiter::Ip, 1500, at_zero());
         let response = answer(&asked(&[("accept", "application/json")]), &error, "*");
-        assert_eq!((response.status().as_u16(), &response.headers()["retry-after"].to_str().unwrap()), (429, &"2"));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers().get("retry-after").unwrap().to_str().unwrap()),
+            (429, &"2")
+        );
         let body = to_bytes(response.into_body()).await.unwrap();
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&body).unwrap(), error.body());
         let page = answer(&asked(&[("accept", "text/html")]), &error, "*");
-        assert_eq!(page.headers()["retry-after"].to_str().unwrap(), "2");
+        assert_eq!(page.headers().get("retry-after").unwrap().to_str().unwrap(), "2");
     }
 
     fn at_zero() -> runwarden_actors::contract::Timestamp {

@@ -21,7 +21,7 @@ const CONTAINER: &str = "box-1";
 const FILES: [&str; 5] = ["package.json", "package-lock.json", "index.html", "main.js", "greeting.js"];
 const VITE: &str = "exec node node_modules/vite/bin/vite.js --host 0.0.0.0 --port 5173 --strictPort";
 /// A loaded machine has to start Vite and to bundle what it needs.
-const WITHIN: Duration = Duration::from_secs(60);
+const WITHIN: Duration = Duration::from_mins(1);
 const HEADING: &str = "return document.querySelector('h1')?.textContent";
 
 /// The app with what it depends on, in the versions of its lock file.

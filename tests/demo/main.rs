@@ -69,6 +69,8 @@ fn assert_all_is_well(table: &str, seed: &str) {
     assert!(kinds.iter().all(|made| *made > 0), "{table}");
 
     assert!(value(table, "commits made by the agent") >= 3, "{table}");
+    assert_eq!(value(table, "preview of the changed app, status"), 200);
+    assert!(value(table, "bytes of its page") > 300, "{table}");
     let sha = |label: &str| {
         let rest = table.lines().find_map(|line| line.trim_start().strip_prefix(label)).unwrap();
         rest.split_whitespace().next().unwrap().to_owned()

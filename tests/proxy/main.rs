@@ -19,5 +19,6 @@ mod bodies;
 mod framing;
 mod headers;
 mod paths;
+mod enter;
 mod sessions;
 mod tokens;

@@ -34,6 +34,8 @@ const SCRIPT: &str = include_str!("enter.js");
 /// Of the page that is nothing but a frame.
 const FRAME_STYLE: &str =
     "html,body,iframe{margin:0;border:0;width:100%;height:100%;display:block}body{overflow:hidden}";
+/// Of the script and the style of the page that tries, as its policy names them.
+static HASHES: OnceLock<(String, String)> = OnceLock::new();
 const DOT: &str = r#"<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>"#;
 
 /// Whether the path below a session's base is one of these.
@@ -124,7 +126,6 @@ async fn enter(
         ));
     }
     let token = services.tokens.mint_exchange(&open.record.binding(), open.record.expires_at).await?;
-    static HASHES: OnceLock<(String, String)> = OnceLock::new();
     let (script, style) = HASHES.get_or_init(|| (hash(SCRIPT), hash(ERROR_PAGE_STYLE)));
     let policy = format!(
         "sandbox allow-scripts; default-src 'none'; script-src '{script}'; style-src '{style}'; img-src 'self'; \

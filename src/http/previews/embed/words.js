@@ -19,6 +19,7 @@ const ERRORS = {
   health_check_timeout: "The app did not answer in time.",
   tunnel_failed: "The sandbox could not be reached.",
   sandbox_not_running: "The sandbox is not running.",
+  superseded: "A newer run or another sandbox has taken its place.",
   permission_denied: "You have no access to this preview.",
   binding_mismatch: "This token belongs to another preview.",
   signature_mismatch: "The token was not accepted. Load the page again.",
