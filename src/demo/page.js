@@ -5,7 +5,6 @@ preview.getExchangeToken = async () => {
   const answer = await fetch("/token", { method: "POST" });
   return answer.ok ? (await answer.json()).exchangeToken : null;
 };
-preview.reload();
 // The page is made for a session that is open; where there is none, another is started.
 preview.addEventListener("runwarden-restart", () => location.reload());
 document.getElementById("tab").addEventListener("click", () => preview.openTab());

@@ -236,8 +236,8 @@ async fn play(args: &DemoArgs, folder: &Path, stage: &mut Stage, screen: &mut Te
         screen.print(&commands(&url, &folder, &run));
     } else if problems.is_empty() {
         screen.say("");
-        screen.say("Next: `runwarden demo --keep` leaves the server running, with a link to the app's");
-        screen.say("preview for your browser, and with commands to try.");
+        screen.say("Next: `runwarden demo --keep` leaves the server running, with a link to");
+        screen.say("the app's preview for your browser, and with commands to try.");
         screen.say("README.md starts a server to stay; docs/concepts.md explains what you have seen.");
     }
     Ok(if problems.is_empty() { End::Good } else { End::Bad })
@@ -266,8 +266,9 @@ See the app that the agent has changed, in your browser:
 
   {link}
 
-The preview lives for {minutes} minutes, then the page offers to start it again; all of it
-until Ctrl-C. The link holds no secret: the page asks for a fresh token each time."
+The preview lives for {minutes} minutes, then the page offers to start it again; all
+of it lives until Ctrl-C. The link holds no secret: the page asks for a fresh
+token each time."
     )
 }
 

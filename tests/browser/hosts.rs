@@ -118,3 +118,18 @@ fn people_who_are_not_let_in_read_why_and_programs_get_the_code() {
 fn host_of(url: &str) -> &str {
     url.split('/').nth(2).unwrap()
 }
+
+/// Each takes the other's cookie for its own; that is no reason to give up the frame.
+#[test]
+fn two_elements_of_one_session_do_not_disturb_each_other() {
+    block_on(async {
+        let (stage, id, origin) = stage().await;
+        let browser = opened(&stage, &id, &origin, "auto").await;
+        let states = "return [...document.querySelectorAll('runwarden-preview')].map((element) => element.state)";
+        browser.until(states, json!(["ready"])).await;
+        let double = "const first = document.querySelector('runwarden-preview'); const second = first.cloneNode(); \
+                      second.getExchangeToken = first.getExchangeToken; document.body.append(second); first.reload();";
+        browser.run(double).await;
+        browser.until(states, json!(["ready", "ready"])).await;
+    });
+}

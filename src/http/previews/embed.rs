@@ -14,6 +14,8 @@ const SCRIPT: &str = concat!(
     "\n",
     include_str!("embed/looks.js"),
     "\n",
+    include_str!("embed/attributes.js"),
+    "\n",
     include_str!("embed/calls.js"),
     "\n",
     include_str!("embed/element.js"),

@@ -3,14 +3,13 @@
 // It asks whether a frame would get its cookie, exchanges a token for that cookie, mounts the frame or offers a tab,
 // and follows the session until it ends. The page may set `getExchangeToken(sessionId)` on it: a promise of a token.
 
-const OWN_ORIGIN = document.currentScript?.src ? new URL(document.currentScript.src).origin : location.origin;
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const PROTOCOL = "runwarden.preview.v1";
 const SCHEMA_VERSION = 1;
 /** The server's close code of a session that is over. */
 const CLOSED_OVER = 4401;
 /** Time for a page in the frame to say that it only goes before the app. */
 const SETTLES_WITHIN_MS = 300;
+const PROBES_MAX = 3;
 const TOKEN_WITHIN_MS = 20_000;
 const FRAME_WITHIN_MS = 45_000;
 const RECONNECTS_MAX = 8;
@@ -123,56 +122,17 @@ class RunwardenPreview extends HTMLElement {
     if (unsupported) return this.#show("unsupported", unsupported);
     if (failed) return this.#show("error", failed);
     if (!this.getAttribute("session-id")) return this.#show("idle");
-    const run = this.#read();
+    const run = readAttributes(this);
     if (!run) return this.#show("error", "wrong_attributes");
     this.#run = run;
     this.#show("loading");
     this.#bringUp(run).catch((error) => this.#fail(run, error));
   }
 
-  /** The attributes, checked: a token goes to nobody else. */
-  #read() {
-    const id = this.getAttribute("session-id");
-    let server;
-    try {
-      server = new URL(this.getAttribute("server") || OWN_ORIGIN, location.href);
-    } catch {
-      return null;
-    }
-    let host = this.getAttribute("preview-host");
-    if (!UUID.test(id) || !/^https?:$/.test(server.protocol)) return null;
-    if (host) {
-      if (!host.startsWith(`${id}.`) || !/^[a-z0-9.-]+(:\d+)?$/.test(host)) return null;
-      // The server names hosts without the port that it is reached at.
-      if (!host.includes(":") && server.port) host += `:${server.port}`;
-    }
-    const path = this.getAttribute("path") || "/";
-    const base = server.origin;
-    const own = `${base}/api/preview/proxy/${id}`;
-    const onHost = host ? `${server.protocol}//${host}` : null;
-    const framedOnHost = onHost && this.getAttribute("routing") !== "path";
-    return {
-      id,
-      path: path.startsWith("/") ? path : `/${path}`,
-      mode: this.getAttribute("mode") || "auto",
-      exchange: `${base}/api/preview/session/${id}/exchange`,
-      probe: framedOnHost ? `${onHost}/.runwarden/probe` : `${base}/api/preview/probe/${id}`,
-      subscriptionToken: `${framedOnHost ? onHost : own}/.runwarden/subscription-token`,
-      subscribe: `${base.replace(/^http/, "ws")}/api/preview/subscribe/${id}`,
-      frameForm: framedOnHost ? `${onHost}/.runwarden/exchange` : null,
-      tabForm: onHost ? `${onHost}/.runwarden/exchange` : `${base}/api/preview/session/${id}/exchange`,
-      hasHost: Boolean(onHost),
-      own,
-      cut: new AbortController(),
-      serverAhead: 0,
-      expiresAt: null,
-    };
-  }
-
   async #bringUp(run) {
     const { signal } = run.cut;
     if (run.mode === "new_tab") return this.#show("new_tab", "new_tab");
-    const { result } = await persist(() => call(run.probe, {}, signal), signal);
+    const result = await this.#probe(run);
     if (result === "expired") return this.#end(run, "expired");
     if (result === "ws_required" && !run.hasHost) return this.#show("unsupported", result);
     if (result !== "ok") return this.#show("new_tab", result);
@@ -188,6 +148,16 @@ class RunwardenPreview extends HTMLElement {
       if (run.mode === "auto" && exchanged.openMode === "new_tab") return this.#show("new_tab", "new_tab");
       await this.#mount(run, (frame) => (frame.src = `${run.own}/.runwarden/enter?${new URLSearchParams({ path: run.path })}`));
       this.#ready(run, exchanged.subscriptionToken);
+    }
+  }
+
+  async #probe(run) {
+    const { signal } = run.cut;
+    for (let tried = 1; ; tried++) {
+      const { result } = await persist(() => call(run.probe, {}, signal), signal);
+      // Another probe at the same time may have put its cookie in the place of ours.
+      if (result !== "cookie_blocked" || tried >= PROBES_MAX) return result;
+      await pause(100 + 300 * Math.random(), signal);
     }
   }
 
