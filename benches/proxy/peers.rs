@@ -1,5 +1,6 @@
 //! The peers, and Redis.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -23,10 +24,10 @@ impl Peer {
         let (folder, port) = (folder.join("nginx"), free_port()?);
         std::fs::create_dir(&folder)?;
         let at = path(&folder)?;
-        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .iter()
-            .map(|kind| format!("  {kind}_temp_path {at}/{kind};\n"))
-            .collect();
+        let mut temporary = String::new();
+        for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+            let _ = writeln!(temporary, "  {kind}_temp_path {at}/{kind};");
+        }
         let configuration = format!(
             "daemon off;\nworker_processes 1;\npid {at}/nginx.pid;\nerror_log stderr warn;\n\
              events {{ worker_connections 4096; }}\nhttp {{\n{temporary}  access_log off;\n\

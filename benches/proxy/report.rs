@@ -97,7 +97,7 @@ pub fn print_streams(streams: &Streams) {
     };
     line("one session".into(), streams.before, "");
     line(format!("{} sessions", streams.sessions), streams.with_sessions, "");
-    line(format!("{} idle event streams", streams.open), streams.with_streams, "below 300");
+    line(format!("{} idle event streams", streams.open), streams.while_open, "below 300");
     line("all closed".into(), streams.after, "");
 }
 

@@ -36,7 +36,7 @@ pub struct Streams {
     /// With all sessions, before the streams.
     pub with_sessions: Memory,
     /// With all streams.
-    pub with_streams: Memory,
+    pub while_open: Memory,
     /// After all were closed.
     pub after: Memory,
 }
@@ -100,7 +100,7 @@ pub async fn measure(folder: &Path, options: &Options) -> Result<Streams> {
         streams.extend(opened.await??);
     }
     sleep(Duration::from_secs(3)).await;
-    let with_streams = memory(stage.server.pid())?;
+    let while_open = memory(stage.server.pid())?;
     let open = streams.len();
     // Whichever was cut meanwhile has something to read: its end.
     anyhow::ensure!(streams.iter().all(Connection::is_silent), "a stream was cut");
@@ -110,7 +110,7 @@ pub async fn measure(folder: &Path, options: &Options) -> Result<Streams> {
     if let Some(stage) = Rc::into_inner(stage) {
         stage.server.stop()?;
     }
-    Ok(Streams { open, sessions, before, with_sessions, with_streams, after })
+    Ok(Streams { open, sessions, before, with_sessions, while_open, after })
 }
 
 /// A stream that has said its one thing.

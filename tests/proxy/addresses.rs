@@ -27,10 +27,10 @@ fn an_address_outside_of_the_operators_networks_is_never_shown() {
             let options = Options::new(Db::Sqlite);
             let stage = Stage::on(options.set("ALLOWED_UPSTREAM_NETWORKS", networks), sandbox).await;
             let session = stage.start().await;
-            let (state, code) = if shown { ("ready", json!(null)) } else { ("error", json!("tunnel_failed")) };
+            let (expected, code) = if shown { ("ready", json!(null)) } else { ("error", json!("tunnel_failed")) };
             assert_eq!(
                 (session["state"].as_str(), &session["errorCode"]),
-                (Some(state), &code),
+                (Some(expected), &code),
                 "{networks}: {session}"
             );
         }

@@ -78,7 +78,7 @@ impl Raw {
 
     /// More bytes; `false` at the end of the stream.
     async fn more(&mut self) -> bool {
-        let mut bytes = [0; 16 * 1024];
+        let mut bytes = vec![0; 16 * 1024];
         match timeout(PATIENCE, self.stream.read(&mut bytes)).await.expect("bytes in time") {
             Ok(0) | Err(_) => false,
             Ok(count) => {
