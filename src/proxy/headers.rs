@@ -183,8 +183,10 @@ pub(super) fn named_by_connection<'a>(values: impl Iterator<Item = &'a [u8]>) ->
 /// The page that asked, as the upstream knows it; only its path, and only where it lies in the same preview: of others
 /// the app learns nothing.
 fn rewritten_referer(referer: &str, origin: &str, crossing: &Crossing<'_>) -> String {
-    let (authority, path) =
-        referer.split_once("://").map(|(_, rest)| rest.split_at(rest.find('/').unwrap_or(rest.len()))).unwrap_or_default();
+    let (authority, path) = referer
+        .split_once("://")
+        .map(|(_, rest)| rest.split_at(rest.find('/').unwrap_or(rest.len())))
+        .unwrap_or_default();
     // On paths the session's id in it says as much; a proxy in front may have changed the host.
     let same = crossing.routing != Routing::Host || authority.eq_ignore_ascii_case(crossing.host);
     let inside = path.strip_prefix(crossing.base_path).filter(|path| same && path.starts_with('/'));

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::{self, FuturesUnordered};
+use futures_util::stream;
 use serde_json::json;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::contract::limits::{EFFECT_ATTEMPTS_MAX, EFFECT_TIMEOUT_MS};
@@ -46,8 +47,9 @@ impl EffectNudge {
 /// Carries out effects until `shutdown` says true; what is under way then is finished. A slow effect holds nobody up: a
 /// sandbox that hangs must not keep a revocation from being announced.
 pub async fn run_effects(deps: Deps, mut shutdown: watch::Receiver<bool>) {
-    let turns = Semaphore::new(CONCURRENT_MAX);
-    let mut running = FuturesUnordered::new();
+    let turns = Arc::new(Semaphore::new(CONCURRENT_MAX));
+    // Tasks of their own: one that has just been handed the database's connection must go on while more is taken.
+    let mut running = JoinSet::new();
     let mut look = true;
     while !*shutdown.borrow() {
         let room = RUNNING_MAX.saturating_sub(running.len());
@@ -56,7 +58,9 @@ pub async fn run_effects(deps: Deps, mut shutdown: watch::Receiver<bool>) {
             match take_due(&deps, take).await {
                 Ok(due) => {
                     look = due.len() == usize::try_from(take).unwrap_or(usize::MAX);
-                    running.extend(due.into_iter().map(|due| in_turn(&deps, &turns, due)));
+                    for due in due {
+                        running.spawn(in_turn(deps.clone(), Arc::clone(&turns), due));
+                    }
                 }
                 Err(error) => {
                     look = false;
@@ -68,21 +72,21 @@ pub async fn run_effects(deps: Deps, mut shutdown: watch::Receiver<bool>) {
             }
         }
         tokio::select! {
-            Some(()) = running.next() => {}
+            Some(_) = running.join_next() => {}
             _ = timeout(LOOK_EVERY, deps.effects.0.notified()) => look = true,
             _ = shutdown.changed() => {}
         }
     }
-    while running.next().await.is_some() {}
+    while running.join_next().await.is_some() {}
 }
 
 /// Announcements at once, they are short; whatever asks a sandbox waits for its turn.
-async fn in_turn(deps: &Deps, turns: &Semaphore, due: DueEffect) {
+async fn in_turn(deps: Deps, turns: Arc<Semaphore>, due: DueEffect) {
     let _turn = match due.effect.effect {
         Effect::AnnounceClosedPreviews { .. } => None,
         _ => turns.acquire().await.ok(),
     };
-    settle(deps, due).await;
+    settle(&deps, due).await;
 }
 
 async fn take_due(deps: &Deps, take: u32) -> Result<Vec<DueEffect>, StoreError> {
