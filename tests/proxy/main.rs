@@ -4,6 +4,8 @@
 
 #[path = "../support/app.rs"]
 mod app;
+#[path = "../faults/cable.rs"]
+mod cable;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/redis.rs"]
@@ -13,10 +15,17 @@ mod preview;
 mod raw;
 mod upstream;
 
+mod access;
 mod addresses;
 mod bodies;
 mod framing;
 mod headers;
+mod hosts;
+mod limits;
+mod outages;
 mod paths;
+mod revocation;
 mod sessions;
+mod subscription;
 mod tokens;
+mod websocket;
