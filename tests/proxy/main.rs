@@ -5,6 +5,7 @@
 #[path = "../support/app.rs"]
 mod app;
 #[path = "../faults/cable.rs"]
+#[allow(dead_code, reason = "its own binary uses all of it")]
 mod cable;
 #[path = "../support/postgres.rs"]
 mod postgres;

@@ -3,12 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use runwarden_actors::contract::{CommitSha, PreviewConfig, RunId, SandboxProvider};
+use runwarden_actors::ports::{
+    CommandReport, PreviewCommand, PreviewHost, Sandbox, SandboxError, SandboxTarget, Upstream,
+};
 use runwarden_actors::testing::FakeSandbox;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::sleep;
 
-use crate::app::{Db, Options, TestServer, block_on, start_body};
+use crate::app::{Db, Options, TestServer, block_on, start_body, v2, with};
 use crate::preview::{Browser, Stage, reported};
 use crate::raw::Raw;
 use crate::redis_server::RedisServer;
@@ -79,6 +84,11 @@ pub async fn subscription_token(server: &str, browser: &Browser) -> String {
 /// Waits for the end of each and prints how long it took.
 async fn cut(what: &str, raws: Vec<(&str, Raw)>, since: Instant) {
     let cuts = raws.into_iter().map(|(kind, mut raw)| async move {
+        if kind == "subscription" {
+            // Closed by its own frame; the connection follows when both sides have said so.
+            assert_eq!(raw.frame().await.map(|(opcode, _)| opcode), Some(8));
+            return (kind, since.elapsed());
+        }
         let rest = raw.rest().await;
         assert!(!rest.ends_with(b"0\r\n\r\n"), "{kind} ended as if it were whole");
         (kind, since.elapsed())
@@ -147,6 +157,85 @@ fn everything_under_way_ends_on_a_server_that_was_not_told() {
         let since = Instant::now();
         stage.server.run("t-1", "c-1", "s-2").await;
         cut("on another server, by a new run", raws, since).await;
+    });
+}
+
+/// A sandbox whose HEAD nobody ever gets to know.
+struct Hanging(Arc<FakeSandbox>);
+
+#[async_trait]
+impl Sandbox for Hanging {
+    async fn head_sha(&self, _: &SandboxTarget) -> Result<CommitSha, SandboxError> {
+        std::future::pending().await
+    }
+
+    async fn changed_paths(
+        &self,
+        target: &SandboxTarget,
+        base: &CommitSha,
+        end: Option<&CommitSha>,
+    ) -> Result<Vec<u8>, SandboxError> {
+        self.0.changed_paths(target, base, end).await
+    }
+}
+
+#[async_trait]
+impl PreviewHost for Hanging {
+    fn has_previews(&self, provider: SandboxProvider) -> bool {
+        self.0.has_previews(provider)
+    }
+
+    async fn missing_capabilities(&self, _: &SandboxTarget, _: &PreviewConfig) -> Result<Vec<String>, SandboxError> {
+        Ok(Vec::new())
+    }
+
+    async fn read_repo_file(&self, _: &SandboxTarget, _: &str, _: usize) -> Result<Option<Vec<u8>>, SandboxError> {
+        Ok(None)
+    }
+
+    async fn start_preview(&self, target: &SandboxTarget, command: &PreviewCommand) -> Result<(), SandboxError> {
+        self.0.start_preview(target, command).await
+    }
+
+    async fn preview_report(&self, t: &SandboxTarget, run: RunId, port: u16) -> Result<CommandReport, SandboxError> {
+        self.0.preview_report(t, run, port).await
+    }
+
+    async fn stop_preview(&self, _: &SandboxTarget, _: RunId, _: u16) -> Result<(), SandboxError> {
+        std::future::pending().await
+    }
+
+    async fn upstream(&self, target: &SandboxTarget, port: u16) -> Result<Upstream, SandboxError> {
+        self.0.upstream(target, port).await
+    }
+}
+
+#[test]
+fn a_sandbox_that_hangs_holds_no_revocation_up() {
+    block_on(async {
+        let upstream = endless().await;
+        let sandbox = Arc::new(FakeSandbox::default());
+        sandbox.set_upstream(Ok(reported(upstream.address)));
+        let inner = Arc::clone(&sandbox);
+        let options = websocket_on(Options::new(Db::Sqlite)).dress(move |mut deps| {
+            deps.sandbox = Arc::new(Hanging(inner));
+            deps
+        });
+        let stage = Stage::on(options, sandbox).await;
+        // More runs end, and wait for their sandbox, than are asked about at the same time.
+        for n in 0..12 {
+            let run = stage.server.run(&format!("ends-{n}"), "c", "s").await;
+            rebind(&stage.server, &run.id, "box-1").await;
+            let end = with(v2(&run, 0), json!({"messages": [{"type": "result"}], "endSha": "b".repeat(40)}));
+            assert_eq!(stage.server.event(&run, &end).await.0, 200);
+        }
+        // Two sessions of one thread: the first one's command hangs as it is ended.
+        let (first, second) = (stage.open().await, stage.open().await);
+        let mut raws = open_all(&stage.server.url, &first).await;
+        raws.extend(open_all(&stage.server.url, &second).await);
+        let since = Instant::now();
+        stage.server.run("t-1", "c-1", "s-2").await;
+        cut("while sandboxes hang", raws, since).await;
     });
 }
 
