@@ -129,9 +129,7 @@ pub fn request_headers(from: &client::HeaderMap, crossing: &Crossing<'_>) -> ups
     }
     // A header that the request's own Connection names is hop-by-hop, whatever it is.
     for named in named_by_connection(from.get_all(client::CONNECTION).map(client::HeaderValue::as_bytes)) {
-        if !crossing.websocket || !named.starts_with("sec-websocket") {
-            headers.remove(named.as_str());
-        }
+        headers.remove(named.as_str());
     }
     if crossing.websocket {
         // Behind that, because a handshake's own Connection names Upgrade.
@@ -183,10 +181,8 @@ pub(super) fn named_by_connection<'a>(values: impl Iterator<Item = &'a [u8]>) ->
 /// The page that asked, as the upstream knows it; only its path, and only where it lies in the same preview: of others
 /// the app learns nothing.
 fn rewritten_referer(referer: &str, origin: &str, crossing: &Crossing<'_>) -> String {
-    let (authority, path) = referer
-        .split_once("://")
-        .map(|(_, rest)| rest.split_at(rest.find('/').unwrap_or(rest.len())))
-        .unwrap_or_default();
+    let rest = referer.split_once("://").map_or("", |(_, rest)| rest);
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     // On paths the session's id in it says as much; a proxy in front may have changed the host.
     let same = crossing.routing != Routing::Host || authority.eq_ignore_ascii_case(crossing.host);
     let inside = path.strip_prefix(crossing.base_path).filter(|path| same && path.starts_with('/'));

@@ -11,6 +11,7 @@ use runwarden_actors::ports::{
 };
 use runwarden_actors::testing::FakeSandbox;
 use serde_json::json;
+use sqlx::Connection as _;
 
 use crate::app::{Db, Options, block_on};
 use crate::preview::{Browser, Stage, reported};
@@ -210,5 +211,43 @@ fn a_name_that_turns_inward_ends_its_session_though_its_refresh_is_unused() {
         assert!(Raw::ask(&stage.server.url, browser.head("GET", "/", "")).await.is(502, "upstream_unreachable"));
         let (_, session) = stage.server.get(&format!("/api/internal/preview/session/{}", browser.id)).await;
         assert_eq!(session["state"], "ready");
+    });
+}
+
+#[test]
+fn a_row_that_was_changed_leads_nowhere() {
+    block_on(async {
+        let upstream = TestUpstream::answering(|_| ok("own")).await;
+        let elsewhere = TestUpstream::answering(|_| ok("elsewhere")).await;
+        let stage = Stage::new(Options::new(Db::Sqlite), upstream.address).await;
+        let database = format!("sqlite://{}", stage.server.data_dir.join("runwarden.sqlite3").display());
+        let mut database = sqlx::SqliteConnection::connect(&database).await.unwrap();
+        // Whoever can write there has gone around the rules of the schema too.
+        let rules: Vec<(String,)> =
+            sqlx::query_as("select name from sqlite_master where type = 'trigger' and tbl_name = 'preview_session'")
+                .fetch_all(&mut database)
+                .await
+                .unwrap();
+        for (rule,) in rules {
+            sqlx::query(sqlx::AssertSqlSafe(format!("drop trigger {rule}"))).execute(&mut database).await.unwrap();
+        }
+        let origin = format!("http://{}", elsewhere.address);
+        let other =
+            "upstream_origin_token = (select upstream_origin_token from preview_session order by created_at limit 1)";
+        let untouched = stage.open().await;
+        for change in [format!("upstream_origin = '{origin}'"), "upstream_origin_token = 'x.y.z'".into(), other.into()]
+        {
+            // Nobody has asked for it yet: the server has still to read the row.
+            let session = stage.start().await;
+            let change = format!("update preview_session set {change} where hex(preview_session_id) = ?");
+            let id = session["previewSessionId"].as_str().unwrap().replace('-', "").to_ascii_uppercase();
+            let changed = sqlx::query(sqlx::AssertSqlSafe(change)).bind(id).execute(&mut database).await.unwrap();
+            assert_eq!(changed.rows_affected(), 1);
+            let browser = Browser::exchange(&stage.server, &session).await;
+            let answer = Raw::ask(&stage.server.url, browser.head("GET", "/", "")).await;
+            assert!(answer.is(403, "proxy_ssrf_blocked"), "{} {}", answer.head, answer.text());
+        }
+        assert_eq!(elsewhere.connections(), 0);
+        assert_eq!(Raw::ask(&stage.server.url, untouched.head("GET", "/", "")).await.text(), "own");
     });
 }

@@ -165,7 +165,6 @@ fn answers_that_end_in_two_places_are_refused() {
             "/huge",
             "/many",
         ] {
-            println!("{path}");
             let mut raw = Raw::connect(&stage.server.url).await;
             raw.send(browser.head("GET", path, "")).await;
             let answer = raw.answer().await.expect("an answer");

@@ -4,6 +4,9 @@
 
 #[path = "../support/app.rs"]
 mod app;
+#[path = "../faults/cable.rs"]
+#[allow(dead_code, reason = "its own binary uses all of it")]
+mod cable;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/redis.rs"]
@@ -14,11 +17,18 @@ mod raw;
 mod upstream;
 
 mod access;
+mod access_lost;
 mod addresses;
 mod bodies;
 mod enter;
 mod framing;
 mod headers;
+mod hosts;
+mod limits;
+mod outages;
 mod paths;
+mod revocation;
 mod sessions;
+mod subscription;
 mod tokens;
+mod websocket;

@@ -101,9 +101,12 @@ impl Stage {
     /// A server on this sandbox.
     pub fn server(start: Options, sandbox: &Arc<FakeSandbox>) -> TestServer {
         let theirs = Arc::clone(sandbox);
-        TestServer::with(options(start).dress(move |mut deps| {
+        let mut start = options(start);
+        // First, so that a test's own change counts.
+        let own = start.dress.take();
+        TestServer::with(start.dress(move |mut deps| {
             deps.sandbox = theirs;
-            deps
+            own.map_or_else(|| deps.clone(), |own| own(deps.clone()))
         }))
     }
 

@@ -8,13 +8,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Longest wait for anything.
+/// Longest wait for anything, unless a test says otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One connection.
 pub struct Raw {
     stream: TcpStream,
     unread: Vec<u8>,
+    patience: Duration,
 }
 
 /// One answer.
@@ -57,7 +58,7 @@ impl Raw {
     pub async fn connect(url: &str) -> Self {
         let stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, unread: Vec::new() }
+        Self { stream, unread: Vec::new(), patience: PATIENCE }
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -79,7 +80,7 @@ impl Raw {
     /// More bytes; `false` at the end of the stream.
     async fn more(&mut self) -> bool {
         let mut bytes = vec![0; 16 * 1024];
-        match timeout(PATIENCE, self.stream.read(&mut bytes)).await.expect("bytes in time") {
+        match timeout(self.patience, self.stream.read(&mut bytes)).await.expect("bytes in time") {
             Ok(0) | Err(_) => false,
             Ok(count) => {
                 self.unread.extend_from_slice(&bytes[..count]);
@@ -169,5 +170,80 @@ impl Raw {
     /// Whether the connection is closed without another byte.
     pub async fn is_over(&mut self) -> bool {
         self.rest().await.is_empty()
+    }
+}
+
+impl Raw {
+    /// A WebSocket's handshake at the path; its answer.
+    pub async fn upgrade(&mut self, path: &str, lines: &str) -> Answer {
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: server.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{lines}\r\n"
+        );
+        self.send(head).await;
+        self.answer().await.expect("an answer")
+    }
+
+    /// The next unmasked frame: its opcode and payload; `None` at the end of the stream.
+    pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        let start = self.exactly(2).await;
+        let [first, second] = start[..] else { return None };
+        let length = match second & 0x7f {
+            126 => {
+                let long = self.exactly(2).await;
+                usize::from(u16::from_be_bytes([*long.first()?, *long.get(1)?]))
+            }
+            127 => return None,
+            short => usize::from(short),
+        };
+        Some((first & 0x0f, self.exactly(length).await))
+    }
+
+    /// Sends a masked frame.
+    pub async fn send_frame(&mut self, opcode: u8, payload: &[u8]) {
+        let mut frame = vec![0x80 | opcode];
+        match u8::try_from(payload.len()) {
+            Ok(length @ ..126) => frame.push(0x80 | length),
+            _ => {
+                frame.push(0x80 | 126);
+                frame.extend_from_slice(&u16::try_from(payload.len()).unwrap().to_be_bytes());
+            }
+        }
+        // A mask of zeros is one.
+        frame.extend_from_slice(&[0; 4]);
+        frame.extend_from_slice(payload);
+        self.send(frame).await;
+    }
+}
+
+impl Raw {
+    /// One request on a connection of its own, whose answer may take so long.
+    pub async fn ask_patiently(url: &str, request: impl AsRef<[u8]>, patience: Duration) -> Answer {
+        let mut raw = Self::connect(url).await;
+        raw.patience = patience;
+        raw.send(request).await;
+        raw.answer().await.expect("an answer")
+    }
+
+    /// Reads what comes within a while; whether the stream is over.
+    pub async fn try_rest(&mut self) -> bool {
+        let mut bytes = vec![0; 16 * 1024];
+        matches!(timeout(Duration::from_millis(200), self.stream.read(&mut bytes)).await, Ok(Ok(0) | Err(_)))
+    }
+
+    /// Throws away what has come so far.
+    pub async fn rest_so_far(&mut self) {
+        let mut bytes = vec![0; 16 * 1024];
+        while let Ok(Ok(1..)) = timeout(Duration::from_millis(20), self.stream.read(&mut bytes)).await {}
+        self.unread.clear();
+    }
+}
+
+impl Raw {
+    /// Both halves, where nothing is left unread.
+    pub fn split(self) -> (tokio::net::tcp::OwnedWriteHalf, tokio::net::tcp::OwnedReadHalf) {
+        assert!(self.unread.is_empty());
+        let (read, write) = self.stream.into_split();
+        (write, read)
     }
 }
