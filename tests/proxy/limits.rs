@@ -146,7 +146,7 @@ fn sixteen_at_once_streams_included_and_each_place_comes_back() {
                     sleep(Duration::from_millis(300)).await;
                 } else {
                     is_closed(&mut stream).await;
-                    sleep(Duration::from_secs(60)).await;
+                    sleep(Duration::from_mins(1)).await;
                 }
                 None
             })

@@ -1,6 +1,6 @@
 //! Preview sessions and the proxy, against a real server and a real upstream; only the sandbox's provider is a fake
 //! that says where the upstream is.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 #[path = "../support/app.rs"]
 mod app;

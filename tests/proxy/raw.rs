@@ -202,12 +202,11 @@ impl Raw {
     /// Sends a masked frame.
     pub async fn send_frame(&mut self, opcode: u8, payload: &[u8]) {
         let mut frame = vec![0x80 | opcode];
-        match u8::try_from(payload.len()) {
-            Ok(length @ ..126) => frame.push(0x80 | length),
-            _ => {
-                frame.push(0x80 | 126);
-                frame.extend_from_slice(&u16::try_from(payload.len()).unwrap().to_be_bytes());
-            }
+        if let Ok(length @ ..126) = u8::try_from(payload.len()) {
+            frame.push(0x80 | length);
+        } else {
+            frame.push(0x80 | 0x7e);
+            frame.extend_from_slice(&u16::try_from(payload.len()).unwrap().to_be_bytes());
         }
         // A mask of zeros is one.
         frame.extend_from_slice(&[0; 4]);

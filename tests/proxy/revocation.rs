@@ -33,9 +33,8 @@ pub async fn endless() -> TestUpstream {
             }
             let start = match head.split(' ').nth(1).unwrap_or_default() {
                 "/slow" => "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nbegun",
-                "/events" => "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: begun\n\n",
+                "/events" | "/ticks" => "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: begun\n\n",
                 "/ws" => "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nbegun",
-                "/ticks" => "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: begun\n\n",
                 _ => return send_all(stream, ok("")).await,
             };
             stream.write_all(start.as_bytes()).await.ok()?;
