@@ -241,11 +241,12 @@ async fn admit(
                     repo_full_name: &session.repo_full_name,
                     owner: &owner,
                 };
-                remember_access_now(deps, question, generation).await?;
+                // A refusal has ended the session meanwhile; this request is told the reason, later ones that it is over.
+                if !remember_access_now(deps, question, generation).await? {
+                    return Err(withdrawn());
+                }
             }
-            Admitted::AccessDenied => {
-                return Err(ApiError::new(ErrorCode::PermissionDenied, "access to the repository was withdrawn"));
-            }
+            Admitted::AccessDenied => return Err(withdrawn()),
             Admitted::Limited { limiter, retry_after_ms } => {
                 tracing::info!(preview_session_id = %session.id, %limiter, client_ip_source = ip.source, "rate limited");
                 return Err(ApiError::rate_limited(limiter, retry_after_ms, deps.run.clock.now()));
@@ -254,6 +255,10 @@ async fn admit(
         }
     }
     Err(ApiError::cache_unavailable(&"the gate did not come to an answer"))
+}
+
+fn withdrawn() -> ApiError {
+    ApiError::new(ErrorCode::PermissionDenied, "access to the repository was withdrawn")
 }
 
 /// The signed origin says the same as the row, for this session.

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::app::{Db, INTERNAL_KEY, Options, block_on};
-use crate::preview::{MovedClock, Stage, reported};
+use crate::preview::{Browser, MovedClock, Stage, reported};
 use crate::raw::{Answer, Raw};
 use crate::upstream::{TestUpstream, header, ok};
 
@@ -133,42 +133,45 @@ fn access_is_remembered_for_a_minute_and_its_loss_for_five_seconds() {
             parts
         });
         let (stage, clock) = timed(options, &upstream).await;
-        let browser = stage.open().await;
-        let ask = async || Raw::ask(&stage.server.url, browser.head("GET", "/", "")).await;
+        let ask = async |browser: &Browser| Raw::ask(&stage.server.url, browser.head("GET", "/", "")).await;
         let denied = |answer: &Answer| answer.is(403, "permission_denied");
-        assert_eq!(ask().await.status, 200);
+        // Lost access ends the session: it is over also once the user may see again, and another one can be had.
+        let over = async |browser: &Browser| {
+            allowed.store(false, Ordering::SeqCst);
+            assert!(denied(&ask(browser).await));
+            assert!(ask(browser).await.is(401, "revoked"));
+            allowed.store(true, Ordering::SeqCst);
+        };
+        let browser = stage.open().await;
+        assert_eq!(ask(&browser).await.status, 200);
         allowed.store(false, Ordering::SeqCst);
         clock.advance_ms(55_000);
-        assert_eq!(ask().await.status, 200);
+        assert_eq!(ask(&browser).await.status, 200);
         clock.advance_ms(5_001);
-        assert!(denied(&ask().await));
-        allowed.store(true, Ordering::SeqCst);
+        over(&browser).await;
         clock.advance_ms(4_900);
-        assert!(denied(&ask().await));
+        assert_eq!(stage.start_with(json!({})).await.0, 403);
         clock.advance_ms(101);
-        assert_eq!(ask().await.status, 200);
 
         // A new run of the same user and repository, in another chat, has it asked again at once; so has a binding.
-        allowed.store(false, Ordering::SeqCst);
+        let browser = stage.open().await;
+        assert_eq!(ask(&browser).await.status, 200);
         let run = stage.server.run("t-9", "c-9", "s-1").await;
-        assert!(denied(&ask().await));
-        allowed.store(true, Ordering::SeqCst);
+        over(&browser).await;
         clock.advance_ms(5_001);
-        assert_eq!(ask().await.status, 200);
-        allowed.store(false, Ordering::SeqCst);
+        let browser = stage.open().await;
+        assert_eq!(ask(&browser).await.status, 200);
         let bind = json!({"codesandboxId": "box-9", "sandboxProvider": "docker", "runStartSha": "a".repeat(40)});
         assert_eq!(stage.server.post(&format!("/api/internal/runs/{}/bind", run.id), bind).await.0, 200);
-        assert!(denied(&ask().await));
-        allowed.store(true, Ordering::SeqCst);
+        over(&browser).await;
         clock.advance_ms(5_001);
 
         // And so has another session's revocation.
+        let browser = stage.open().await;
         let other = stage.start().await;
-        assert_eq!(ask().await.status, 200);
-        allowed.store(false, Ordering::SeqCst);
+        assert_eq!(ask(&browser).await.status, 200);
         stage.revoke(other["previewSessionId"].as_str().unwrap()).await;
-        assert!(denied(&ask().await));
-        assert_eq!(stage.start_with(json!({})).await.0, 403);
+        over(&browser).await;
     });
 }
 
@@ -192,12 +195,15 @@ fn the_host_application_is_asked_and_an_answer_that_is_none_lets_nobody_in() {
         let options = Options::new(Db::Sqlite).set("ACCESS_SOURCE", format!("http://{}/may", host.address));
         let (stage, clock) = timed(options, &upstream).await;
         let browser = stage.open().await;
-        for (wait, status, code) in
-            [(60_001, 403, "permission_denied"), (5_001, 503, "cache_unavailable"), (0, 503, "cache_unavailable")]
-        {
+        for (wait, status, code) in [(60_001, 403, "permission_denied"), (5_001, 401, "revoked"), (0, 401, "revoked")] {
             clock.advance_ms(wait);
             let answer = Raw::ask(&stage.server.url, browser.head("GET", "/", "")).await;
             assert!(answer.is(status, code), "{} {}", answer.head, answer.text());
+        }
+        // An answer that is none lets nobody in either, and is not remembered.
+        for _ in 0..2 {
+            let (status, body) = stage.start_with(json!({})).await;
+            assert_eq!((status, &body["code"]), (503, &json!("cache_unavailable")));
         }
         assert_eq!((asked.load(Ordering::SeqCst), upstream.heads().len()), (4, 0));
     });

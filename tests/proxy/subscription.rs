@@ -122,6 +122,7 @@ fn access_that_was_withdrawn_opens_nothing() {
         let (_, answer) = subscribe(&stage, &browser.id, &offer(token)).await;
         assert!(answer.is(403, "permission_denied"), "{}", answer.text());
         let request = browser.head("POST", "/.runwarden/subscription-token", "Content-Length: 0\r\n");
-        assert!(Raw::ask(&stage.server.url, request).await.is(403, "permission_denied"));
+        // Lost access has ended the session.
+        assert!(Raw::ask(&stage.server.url, request).await.is(401, "revoked"));
     });
 }
