@@ -14,6 +14,11 @@ use crate::registry::{Alive, PreviewRoster, Registry, StartPreviewActor};
 
 use super::actor::{Cell, Close, GoneBlind, Open, OpenSession, PreviewActor};
 
+/// Times that a session's actor is asked for, where one has just ended.
+const OPEN_ATTEMPTS: u32 = 8;
+/// Wait before the second; grows by as much each time. 280 ms in all.
+const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(10);
+
 /// Why a session is not open.
 #[derive(Debug, Clone, Error)]
 pub enum OpenError {
@@ -87,8 +92,11 @@ impl Previews {
             return Ok(session);
         }
         let mut last = OpenError::Stopped;
-        // An actor that has just stopped is replaced.
-        for _ in 0..2 {
+        // An actor that has just ended is replaced; until its mailbox is gone it still looks alive.
+        for attempt in 0..OPEN_ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(OPEN_AGAIN_AFTER * attempt).await;
+            }
             let handle = match self.roster.alive(&id) {
                 Some(handle) => handle,
                 None => ask(&self.registry, StartPreviewActor(id)).await?,
