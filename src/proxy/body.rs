@@ -10,7 +10,7 @@ use hyper::body::{Body as _, Incoming};
 use runwarden_actors::contract::limits::PROXY_STREAM_IDLE_MS;
 use runwarden_actors::preview::InFlight;
 use thiserror::Error;
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::forward::Checkout;
@@ -50,11 +50,6 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// An ordinary answer.
-    pub fn until(deadline: Instant) -> Self {
-        Self::Until(Box::pin(sleep_until(deadline)))
-    }
-
     /// An event stream.
     pub fn idle() -> Self {
         Self::Idle(Box::pin(sleep(Duration::from_millis(PROXY_STREAM_IDLE_MS))))
@@ -88,12 +83,13 @@ pub struct ProxiedBody {
 }
 
 impl ProxiedBody {
-    /// Of an answer whose head is on its way; `length` is its `Content-Length`, if it has one.
+    /// Of an answer whose head is on its way; `length` is its `Content-Length`, if it has one. `revoked` may have been
+    /// waited for before.
     pub fn new(
         incoming: Incoming,
         length: Option<u64>,
         limit: Limit,
-        revoked: WaitForCancellationFutureOwned,
+        revoked: Pin<Box<WaitForCancellationFutureOwned>>,
         checkout: Checkout,
         held: Held,
     ) -> Self {
@@ -101,7 +97,7 @@ impl ProxiedBody {
             incoming,
             size: length.map_or(BodySize::Stream, BodySize::Sized),
             limit,
-            revoked: Box::pin(revoked),
+            revoked,
             checkout: Some(checkout),
             _held: held,
         }

@@ -1,5 +1,7 @@
 //! What crosses the proxy, header by header (section 5, proxy). Everything that is not named here stays on its side.
 
+use std::borrow::Cow;
+
 use actix_web::http::header as client;
 use hyper::header as upstream;
 use runwarden_actors::contract::OpenMode;
@@ -9,17 +11,17 @@ use runwarden_actors::ports::store::PreviewUpstream;
 use crate::auth::cookies::without_ours;
 
 /// Client's headers that reach an upstream as they are.
-const FORWARDED: [client::HeaderName; 8] = [
-    client::ACCEPT,
-    client::ACCEPT_LANGUAGE,
-    client::CONTENT_TYPE,
-    client::IF_NONE_MATCH,
-    client::IF_MODIFIED_SINCE,
-    client::USER_AGENT,
-    client::RANGE,
-    LAST_EVENT_ID,
+const FORWARDED: [(client::HeaderName, upstream::HeaderName); 8] = [
+    (client::ACCEPT, upstream::ACCEPT),
+    (client::ACCEPT_LANGUAGE, upstream::ACCEPT_LANGUAGE),
+    (client::CONTENT_TYPE, upstream::CONTENT_TYPE),
+    (client::IF_NONE_MATCH, upstream::IF_NONE_MATCH),
+    (client::IF_MODIFIED_SINCE, upstream::IF_MODIFIED_SINCE),
+    (client::USER_AGENT, upstream::USER_AGENT),
+    (client::RANGE, upstream::RANGE),
+    (client::HeaderName::from_static(LAST_EVENT_ID), upstream::HeaderName::from_static(LAST_EVENT_ID)),
 ];
-const LAST_EVENT_ID: client::HeaderName = client::HeaderName::from_static("last-event-id");
+const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Of a WebSocket's handshake.
 const HANDSHAKE: [client::HeaderName; 4] = [
@@ -122,6 +124,8 @@ fn to_upstream(headers: &mut upstream::HeaderMap, name: &client::HeaderName, val
 pub struct Crossing<'a> {
     /// Where it goes.
     pub upstream: &'a PreviewUpstream,
+    /// [`PreviewUpstream::origin`].
+    pub origin: &'a str,
     /// How it came.
     pub routing: Routing,
     /// How the session is opened.
@@ -141,9 +145,11 @@ pub struct Crossing<'a> {
 /// The headers of the request to the upstream.
 pub fn request_headers(from: &client::HeaderMap, crossing: &Crossing<'_>) -> upstream::HeaderMap {
     let mut headers = upstream::HeaderMap::with_capacity(16);
-    for name in &FORWARDED {
+    for (name, theirs) in &FORWARDED {
         for value in from.get_all(name) {
-            to_upstream(&mut headers, name, value.as_bytes());
+            if let Ok(value) = upstream::HeaderValue::from_bytes(value.as_bytes()) {
+                headers.append(theirs, value);
+            }
         }
     }
     if crossing.websocket {
@@ -173,14 +179,14 @@ pub fn request_headers(from: &client::HeaderMap, crossing: &Crossing<'_>) -> ups
     {
         headers.insert(upstream::COOKIE, value);
     }
-    let origin = crossing.upstream.origin();
+    let origin = crossing.origin;
     if from.contains_key(client::ORIGIN)
-        && let Ok(value) = upstream::HeaderValue::from_str(&origin)
+        && let Ok(value) = upstream::HeaderValue::from_str(origin)
     {
         headers.insert(upstream::ORIGIN, value);
     }
     if let Some(referer) = from.get(client::REFERER).and_then(|value| value.to_str().ok())
-        && let Ok(value) = upstream::HeaderValue::from_str(&rewritten_referer(referer, &origin, crossing.base_path))
+        && let Ok(value) = upstream::HeaderValue::from_str(&rewritten_referer(referer, origin, crossing.base_path))
     {
         headers.insert(upstream::REFERER, value);
     }
@@ -193,7 +199,7 @@ pub fn request_headers(from: &client::HeaderMap, crossing: &Crossing<'_>) -> ups
             headers.insert(name, value);
         }
     }
-    let authority = origin.split_once("://").map_or(origin.as_str(), |(_, authority)| authority);
+    let authority = origin.split_once("://").map_or(origin, |(_, authority)| authority);
     if let Ok(host) = upstream::HeaderValue::from_str(authority) {
         headers.insert(upstream::HOST, host);
     }
@@ -243,16 +249,16 @@ pub fn response_headers(
         let value = match text {
             "location" => {
                 let target = value.to_str().map_err(|_| LeadsAway)?;
-                rewritten_location(target, crossing)?.into_bytes()
+                Cow::Owned(rewritten_location(target, crossing)?.into_bytes())
             }
             "set-cookie" => match own_cookie(value.as_bytes()) {
-                Some(cookie) => cookie,
+                Some(cookie) => Cow::Owned(cookie),
                 None => continue,
             },
             "content-security-policy" | "content-security-policy-report-only" if framed => {
-                without_frame_ancestors(value.as_bytes())
+                Cow::Owned(without_frame_ancestors(value.as_bytes()))
             }
-            _ => value.as_bytes().to_vec(),
+            _ => Cow::Borrowed(value.as_bytes()),
         };
         if let Ok(value) = client::HeaderValue::from_bytes(&value)
             && !value.is_empty()
@@ -285,7 +291,7 @@ fn rewritten_location(target: &str, crossing: &Crossing<'_>) -> Result<String, L
     let lower = target.to_ascii_lowercase();
     let path = if lower.contains("://") && !target.starts_with(['/', '?', '#', '.']) {
         // Absolute: only the upstream's own origin, whole.
-        let origin = crossing.upstream.origin().to_ascii_lowercase();
+        let origin = crossing.origin.to_ascii_lowercase();
         let rest = lower.strip_prefix(&origin).ok_or(LeadsAway)?;
         if !rest.is_empty() && !rest.starts_with(['/', '?', '#']) {
             return Err(LeadsAway);

@@ -1,6 +1,7 @@
 //! The phases of a proxied request, in the order of the contract (section 5, proxy): flag, path, session and expiry,
 //! cookie, binding, revocation version, access, limits, pin, forward. Whatever cannot be decided is refused.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +13,14 @@ use hyper::body::Incoming;
 use runwarden_actors::contract::limits::{
     PROXY_HTTP_TIMEOUT_MS, PROXY_REQUEST_MAX_BYTES, PROXY_SLOT_MS, PROXY_SLOTS_MAX,
 };
-use runwarden_actors::contract::names::HEADER_PROXY_REQ_ID;
 use runwarden_actors::contract::{ErrorCode, PreviewSessionId, SecurityReason};
 use runwarden_actors::ports::store::PreviewUpstream;
 use runwarden_actors::ports::{AccessQuestion, Admission, Admitted};
 use runwarden_actors::preview::{
-    AddressError, OpenSession, access_key, announce_session, checked_address, preview_dimensions, remember_access_now,
+    AddressError, OpenSession, announce_session, checked_address, preview_dimensions, remember_access_now,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use uuid::Uuid;
 
 use super::body::{Held, Limit, ProxiedBody};
@@ -33,6 +34,8 @@ use crate::auth::cookies::{CookieScope, session_tokens, without_ours};
 use crate::auth::{Bound as _, client_ip};
 use crate::http::ApiError;
 
+/// [`HEADER_PROXY_REQ_ID`](runwarden_actors::contract::names::HEADER_PROXY_REQ_ID), as it is looked up.
+const PROXY_REQ_ID: HeaderName = HeaderName::from_static("x-proxy-req-id");
 /// Times that the gate is asked again after what it lacked was found.
 const GATE_ATTEMPTS: usize = 3;
 
@@ -63,11 +66,8 @@ pub async fn proxy(
         tracing::debug!(preview_session_id = %asked.session, %proxy_req_id, code = %error.code(), "proxied request refused");
         error.error_response()
     });
-    if let (Ok(name), Ok(value)) = (
-        HeaderName::from_bytes(HEADER_PROXY_REQ_ID.to_ascii_lowercase().as_bytes()),
-        HeaderValue::from_str(&proxy_req_id.to_string()),
-    ) {
-        response.headers_mut().insert(name, value);
+    if let Ok(value) = HeaderValue::from_str(proxy_req_id.hyphenated().encode_lower(&mut Uuid::encode_buffer())) {
+        response.headers_mut().insert(PROXY_REQ_ID, value);
     }
     if !response.headers().contains_key(header::CACHE_CONTROL) {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -108,7 +108,7 @@ async fn walk(
         return Err(ApiError::new(ErrorCode::WsRequired, "WebSocket is switched off for previews on this routing"));
     }
     let body = request_body(request, payload, websocket)?;
-    let held = admit(services, request, &open, revocation_version).await.inspect_err(|error| {
+    let held = admit(services, request, &open, revocation_version, proxy_req_id).await.inspect_err(|error| {
         if let Some(reason) = error.security_reason() {
             denied(Some(&open), reason);
         }
@@ -125,9 +125,13 @@ async fn walk(
         scheme: upstream.scheme,
         host: upstream.host.as_str().into(),
     };
-    let cookies = header_text(request.headers(), &header::COOKIE).and_then(without_ours);
+    let cookies = match asked.routing {
+        Routing::Path { .. } => None,
+        Routing::Host => header_text(request.headers(), &header::COOKIE).and_then(without_ours),
+    };
     let crossing = Crossing {
         upstream,
+        origin: open.origin(),
         routing: asked.routing,
         open_mode: open.record.open_mode,
         base_path: asked.base_path,
@@ -146,13 +150,12 @@ pub async fn check_cookie(
     scope: CookieScope,
     open: &OpenSession,
 ) -> Result<i64, ApiError> {
-    let binding = open.record.binding();
     let mut refused =
         ApiError::without_credential("this preview is open to people who were let in; there is no cookie of it");
     let lines = request.headers().get_all(header::COOKIE).filter_map(|value| value.to_str().ok());
     for token in lines.flat_map(|line| session_tokens(scope, line)) {
         match services.tokens.verify_cookie(token).await {
-            Ok(claims) => match claims.check_binding(&binding) {
+            Ok(claims) => match claims.check_binding(open.binding()) {
                 Ok(()) if claims.revocation_version < open.record.revocation_version => {
                     refused = ApiError::new(ErrorCode::Revoked, "the preview session was revoked");
                 }
@@ -166,23 +169,23 @@ pub async fn check_cookie(
 }
 
 /// Revocation version, access, limits and a slot, in one question; what the gate does not know is found and asked again.
+/// The slot has the request's own id.
 async fn admit(
     services: &PreviewServices,
     request: &HttpRequest,
     open: &Arc<OpenSession>,
     revocation_version: i64,
+    slot: Uuid,
 ) -> Result<Held, ApiError> {
     let session = &open.record;
     let deps = &services.deps;
     let ip = client_ip(request, &services.settings.trusted_proxies)
         .ok_or_else(|| ApiError::invalid("the connection has no address"))?;
-    let access = access_key(&deps.options.environment, &session.user_id, &session.repo_full_name);
-    let windows = deps.options.limits.proxy(session.id, &ip.address.to_string());
-    let slot = deps.run.ids.uuid_v7();
+    let windows = open.windows(&deps.options, ip.address);
     let admission = Admission {
         session: session.id,
         revocation_version,
-        access_key: &access,
+        access_key: open.access_key(&deps.options),
         windows: &windows,
         slot,
         slots_max: PROXY_SLOTS_MAX,
@@ -314,17 +317,17 @@ async fn forward(
         .parse()
         .map_err(|_| ApiError::new(ErrorCode::ProxyPathDenied, "the path cannot be a request target"))?;
     *outgoing.headers_mut() = request_headers(request.headers(), crossing);
-    let sent = tokio::select! {
-        sent = timeout_at(deadline, send(destination, outgoing)) => sent,
-        () = open.cancelled().cancelled() => {
-            return Err(ApiError::new(ErrorCode::Revoked, "the preview session ended"));
+    // One timer and one watch on the session, for the head and then for the body.
+    let mut ends =
+        Ends { late: Box::pin(sleep_until(deadline)), revoked: Box::pin(open.cancelled().clone().cancelled_owned()) };
+    let (mut response, checkout) = tokio::select! {
+        sent = send(destination, outgoing) => sent?,
+        () = &mut ends.revoked => return Err(ApiError::new(ErrorCode::Revoked, "the preview session ended")),
+        () = &mut ends.late => {
+            let message = format!("the upstream did not answer within {PROXY_HTTP_TIMEOUT_MS} ms");
+            return Err(ApiError::new(ErrorCode::UpstreamTimeout, message));
         }
     };
-    let late = |_| {
-        let message = format!("the upstream did not answer within {PROXY_HTTP_TIMEOUT_MS} ms");
-        ApiError::new(ErrorCode::UpstreamTimeout, message)
-    };
-    let (mut response, checkout) = sent.map_err(late)??;
     if response.status() == hyper::StatusCode::SWITCHING_PROTOCOLS {
         let Some(payload) = tunnel else {
             return Err(unreachable_upstream("it switched protocols without being asked"));
@@ -333,7 +336,13 @@ async fn forward(
         let upgraded = upgraded.map_err(|error| unreachable_upstream(&error.to_string()))?;
         return switched(&response, Tunnel::join(upgraded, payload, open.cancelled(), held), crossing);
     }
-    answer(response, checkout, open, held, crossing, deadline)
+    answer(response, checkout, ends, held, crossing)
+}
+
+/// What ends a request that is on its way.
+struct Ends {
+    late: Pin<Box<Sleep>>,
+    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 fn unreachable_upstream(why: &str) -> ApiError {
@@ -371,10 +380,9 @@ fn copy_headers(
 fn answer(
     response: hyper::Response<Incoming>,
     checkout: Checkout,
-    open: &Arc<OpenSession>,
+    ends: Ends,
     mut held: Held,
     crossing: &Crossing<'_>,
-    deadline: Instant,
 ) -> Result<HttpResponse, ApiError> {
     let status = StatusCode::from_u16(response.status().as_u16())
         .map_err(|_| unreachable_upstream("its status is none of HTTP's"))?;
@@ -396,10 +404,9 @@ fn answer(
         held.slot.keep();
         Limit::idle()
     } else {
-        Limit::until(deadline)
+        Limit::Until(ends.late)
     };
-    let revoked = open.cancelled().clone().cancelled_owned();
-    let body = ProxiedBody::new(response.into_body(), length, limit, revoked, checkout, held);
+    let body = ProxiedBody::new(response.into_body(), length, limit, ends.revoked, checkout, held);
     if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         body.finish();
         return Ok(builder.finish());
@@ -431,5 +438,16 @@ impl From<AddressError> for ApiError {
             }
             AddressError::Store(error) => error.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use runwarden_actors::contract::names::HEADER_PROXY_REQ_ID;
+
+    #[test]
+    fn the_request_is_named_as_the_contract_says() {
+        assert!(HEADER_PROXY_REQ_ID.eq_ignore_ascii_case(PROXY_REQ_ID.as_str()));
     }
 }
