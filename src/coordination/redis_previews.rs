@@ -7,11 +7,17 @@ use runwarden_actors::ports::{
     AccessCache, Admission, Admitted, CoordinationError, LimitDecision, LimitWindow, PreviewGate, RememberedAccess,
     SingleUse,
 };
+use tokio::runtime::Handle;
+use tokio::time::sleep;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::bounds::{check_marks, check_sessions, check_span, check_text, check_version, check_windows};
 use super::redis::RedisCoordination;
+use super::redis_released::GIVE_BACK_AFTER;
+
+/// Sessions whose slots are given back in one call.
+const SESSIONS_AT_ONCE: usize = 100;
 
 /// A script's answer: what came of it, and up to two numbers about it.
 type Answer = (i64, i64, i64);
@@ -110,7 +116,12 @@ impl PreviewGate for RedisCoordination {
         for window in admission.windows {
             script.key(&window.key).arg(window.limit).arg(window.window_ms);
         }
+        let released = self.released.take_along(admission.session);
+        for slot in released.slots() {
+            script.arg(slot.hyphenated().encode_lower(&mut Uuid::encode_buffer()) as &str);
+        }
         let (outcome, number, wait): Answer = self.call(&script).await?;
+        released.arrived();
         Ok(match outcome {
             0 => Admitted::Yes,
             1 => Admitted::Unannounced,
@@ -139,7 +150,24 @@ impl PreviewGate for RedisCoordination {
     }
 
     async fn release_slot(&self, session: PreviewSessionId, slot: Uuid) -> Result<(), CoordinationError> {
-        self.call::<i64>(self.previews.free.key(slots_key(session)).arg(slot.to_string())).await.map(|_| ())
+        let Some(duty) = self.released.add(session, slot) else { return Ok(()) };
+        if Handle::try_current().is_err() {
+            // Nobody could wait here; the next one that is given back takes the duty.
+            return Ok(());
+        }
+        sleep(GIVE_BACK_AFTER).await;
+        let all: Vec<_> = duty.take_all().into_iter().collect();
+        for some in all.chunks(SESSIONS_AT_ONCE) {
+            let mut script = self.previews.free.prepare_invoke();
+            for (session, slots) in some {
+                script.key(slots_key(*session)).arg(slots.len());
+                for slot in slots {
+                    script.arg(slot.hyphenated().encode_lower(&mut Uuid::encode_buffer()) as &str);
+                }
+            }
+            self.call::<i64>(&script).await?;
+        }
+        Ok(())
     }
 
     async fn count_all(&self, windows: &[LimitWindow]) -> Result<LimitDecision, CoordinationError> {

@@ -71,9 +71,12 @@ if which > 0 then return {5, which - 1, wait} end
 count(1, used, 1, 1)
 return {0, 0, 0}
 ";
-/// Keys: revocation, access, generation, slots, windows. Arguments: version, slot, slots, life of a slot, and limit and
-/// length of each window.
+/// Keys: revocation, access, generation, slots, windows. Arguments: version, slot, slots, life of a slot, limit and
+/// length of each window, and the slots that are given back. Slots that have run out are looked for where there is no
+/// other left.
 const ADMIT: &str = r"
+local back = 5 + 2 * (#KEYS - 4)
+if ARGV[back] then redis.call('ZREM', KEYS[4], unpack(ARGV, back)) end
 local known = redis.call('MGET', KEYS[1], KEYS[2], unpack(KEYS, 5))
 local version, asked = tonumber(known[1]), tonumber(ARGV[1])
 if not version or version < asked then return {1, 0, 0} end
@@ -82,19 +85,20 @@ if not known[2] then return {3, generation_of(KEYS[3]), 0} end
 if known[2] ~= '1' then return {4, 0, 0} end
 local which, wait = fullest(5, known, 3, 5)
 if which > 0 then return {5, which - 1, wait} end
-redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
-if redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[3]) and not redis.call('ZSCORE', KEYS[4], ARGV[2]) then
-  return {6, 0, 0}
+local slots = tonumber(ARGV[3])
+if redis.call('ZCARD', KEYS[4]) >= slots then
+  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
+  if redis.call('ZCARD', KEYS[4]) >= slots and not redis.call('ZSCORE', KEYS[4], ARGV[2]) then return {6, 0, 0} end
 end
 count(5, known, 3, 5)
 hold(KEYS[4], ARGV[2], ARGV[4])
 return {0, 0, 0}
 ";
-/// The set outlives its last slot a little at the most.
+/// The set outlives its last slot by one more span at the most, so that its end is written seldom.
 const HOLD: &str = r"
 local function hold(slots, slot, span)
   redis.call('ZADD', slots, now + span, slot)
-  if redis.call('PTTL', slots) < tonumber(span) then redis.call('PEXPIRE', slots, span) end
+  if redis.call('PTTL', slots) < tonumber(span) then redis.call('PEXPIRE', slots, 2 * span) end
 end
 ";
 const EXTEND: &str = r"
@@ -103,7 +107,16 @@ if not until_ms or tonumber(until_ms) <= now then return 0 end
 hold(KEYS[1], ARGV[1], ARGV[2])
 return 1
 ";
-const FREE: &str = r"return redis.call('ZREM', KEYS[1], ARGV[1])";
+/// Arguments: for each key the number of its slots, and the slots.
+const FREE: &str = r"
+local at = 1
+for _, key in ipairs(KEYS) do
+  local last = at + tonumber(ARGV[at])
+  redis.call('ZREM', key, unpack(ARGV, at + 1, last))
+  at = last + 1
+end
+return 0
+";
 const ANNOUNCE: &str = r"
 local known = tonumber(redis.call('GET', KEYS[1]) or '-1')
 local version = tonumber(ARGV[1])
