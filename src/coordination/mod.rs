@@ -12,8 +12,11 @@ mod embedded_previews;
 mod expiring;
 mod key_pair;
 mod redis;
+mod redis_connections;
+mod redis_gate;
 mod redis_keys;
 mod redis_previews;
+mod redis_released;
 mod redis_scripts;
 
 pub use self::bounds::{COORDINATION_KEY_MAX_BYTES, COORDINATION_SPAN_MAX_MS};

@@ -1,20 +1,19 @@
 //! Coordination through a Redis server that all servers of one installation share.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, RedisResult, Script, ScriptInvocation,
-    ServerErrorKind,
-};
+use redis::{Client, ErrorKind, FromRedisValue, RedisError, RedisResult, Script, ScriptInvocation, ServerErrorKind};
 use runwarden_actors::contract::Timestamp;
 use runwarden_actors::ports::{CoordinationError, Lease, Leases, RateDecision};
 use thiserror::Error;
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::bounds::{check_span, check_text};
+use super::redis_connections::Connections;
+use super::redis_gate::Gate;
+use super::redis_released::Released;
 use super::redis_scripts::PreviewScripts;
 
 /// Longest wait for one call, connecting included.
@@ -59,25 +58,20 @@ pub struct RedisUrlError;
 
 /// Coordination in Redis.
 ///
-/// A connection that failed or did not answer in time is thrown away and the next call makes a new one; a call
-/// that met a stale connection tries once more within its own time limit. The crate's own connection manager is
-/// not used: it keeps the error of a refused greeting (a full server, a password not yet set) for good.
-pub struct RedisCoordination {
-    client: Client,
-    slot: Mutex<Slot>,
+/// A call that met a stale connection tries once more within its own time limit.
+pub struct RedisCoordination(pub(super) Arc<Shared>);
+
+/// What calls and those who carry them share.
+pub(super) struct Shared {
+    connections: Connections,
     acquire: Script,
     release: Script,
     count: Script,
     uncount: Script,
     now: Script,
     pub(super) previews: PreviewScripts,
-}
-
-/// The open connection, numbered so that a late failure does not throw away its successor.
-#[derive(Default)]
-struct Slot {
-    number: u64,
-    open: Option<MultiplexedConnection>,
+    pub(super) released: Released,
+    pub(super) gate: Gate,
 }
 
 impl std::fmt::Debug for RedisCoordination {
@@ -89,70 +83,52 @@ impl std::fmt::Debug for RedisCoordination {
 impl RedisCoordination {
     /// Reads the URL; the first call connects.
     pub fn new(url: &str) -> Result<Self, RedisUrlError> {
-        Ok(Self {
-            client: Client::open(url).map_err(|_| RedisUrlError)?,
-            slot: Mutex::default(),
+        Ok(Self(Arc::new(Shared {
+            connections: Connections::new(Client::open(url).map_err(|_| RedisUrlError)?),
             acquire: Script::new(&format!("{NOW}{ACQUIRE}")),
             release: Script::new(RELEASE),
             count: Script::new(COUNT),
             uncount: Script::new(UNCOUNT),
             now: Script::new(&format!("{NOW}return now")),
             previews: PreviewScripts::new(),
-        })
+            released: Released::default(),
+            gate: Gate::default(),
+        })))
     }
+}
 
+impl Shared {
     /// Runs a script within [`REDIS_CALL_TIMEOUT_MS`].
     pub(super) async fn call<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CoordinationError> {
-        let Ok(answer) = timeout(Duration::from_millis(REDIS_CALL_TIMEOUT_MS), self.attempts(script)).await else {
+        let place = Connections::place();
+        let limit = Duration::from_millis(REDIS_CALL_TIMEOUT_MS);
+        let Ok(answer) = timeout(limit, self.attempts(script, place)).await else {
             // A server that hangs holds the connection open; a new one may reach its successor.
-            if let Ok(mut slot) = self.slot.try_lock() {
-                slot.open = None;
-            }
+            self.connections.abandon(place);
             return Err(CoordinationError(format!("Redis did not answer within {REDIS_CALL_TIMEOUT_MS} ms")));
         };
         answer.map_err(|error| CoordinationError(format!("Redis: {error}")))
     }
 
-    async fn attempts<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> RedisResult<T> {
-        let (number, mut open, reused) = self.connection().await?;
-        match script.invoke_async(&mut open).await {
+    async fn attempts<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>, place: usize) -> RedisResult<T> {
+        let mut borrowed = self.connections.borrow(place).await?;
+        match script.invoke_async(&mut borrowed.connection).await {
             Err(error) if breaks_connection(&error) => {
-                self.discard(number).await;
-                if !reused {
+                self.connections.discard(&borrowed).await;
+                if !borrowed.reused {
                     return Err(error);
                 }
                 // The server may have closed an idle connection. Again: extending, releasing, rotating or taking the
                 // same slot twice is the same; a use counted twice, or a mark that was set already, errs on the safe
                 // side.
-                let (number, mut open, _) = self.connection().await?;
-                let answer = script.invoke_async(&mut open).await;
+                let mut fresh = self.connections.borrow(place).await?;
+                let answer = script.invoke_async(&mut fresh.connection).await;
                 if answer.as_ref().is_err_and(breaks_connection) {
-                    self.discard(number).await;
+                    self.connections.discard(&fresh).await;
                 }
                 answer
             }
             answer => answer,
-        }
-    }
-
-    /// The connection's number, the connection, and whether it was open before.
-    async fn connection(&self) -> RedisResult<(u64, MultiplexedConnection, bool)> {
-        let mut slot = self.slot.lock().await;
-        if let Some(open) = &slot.open {
-            return Ok((slot.number, open.clone(), true));
-        }
-        let limit = Some(Duration::from_millis(REDIS_CALL_TIMEOUT_MS));
-        let settings = AsyncConnectionConfig::new().set_connection_timeout(limit).set_response_timeout(limit);
-        let fresh = self.client.get_multiplexed_async_connection_with_config(&settings).await?;
-        slot.number = slot.number.wrapping_add(1);
-        slot.open = Some(fresh.clone());
-        Ok((slot.number, fresh, false))
-    }
-
-    async fn discard(&self, number: u64) {
-        let mut slot = self.slot.lock().await;
-        if slot.number == number {
-            slot.open = None;
         }
     }
 }
@@ -171,7 +147,7 @@ impl Leases for RedisCoordination {
         check_text("a lease's key", key)?;
         check_text("a lease's holder", holder)?;
         let ttl = check_span("a lease", ttl_ms)?;
-        let expires_at: Option<i64> = self.call(self.acquire.key(key).arg(holder).arg(ttl)).await?;
+        let expires_at: Option<i64> = self.0.call(self.0.acquire.key(key).arg(holder).arg(ttl)).await?;
         Ok(expires_at.map(|millis| Lease {
             key: key.to_owned(),
             holder: holder.to_owned(),
@@ -182,13 +158,13 @@ impl Leases for RedisCoordination {
     async fn release_lease(&self, lease: &Lease) -> Result<(), CoordinationError> {
         check_text("a lease's key", &lease.key)?;
         check_text("a lease's holder", &lease.holder)?;
-        self.call::<i64>(self.release.key(&lease.key).arg(&lease.holder)).await.map(|_| ())
+        self.0.call::<i64>(self.0.release.key(&lease.key).arg(&lease.holder)).await.map(|_| ())
     }
 
     async fn count(&self, key: &str, limit: u32, window_ms: u64) -> Result<RateDecision, CoordinationError> {
         check_text("a counter's key", key)?;
         let window = check_span("a window", window_ms)?;
-        let wait: u64 = self.call(self.count.key(key).arg(limit).arg(window)).await?;
+        let wait: u64 = self.0.call(self.0.count.key(key).arg(limit).arg(window)).await?;
         Ok(match wait {
             0 => RateDecision::Allowed,
             retry_after_ms => RateDecision::Limited { retry_after_ms },
@@ -197,10 +173,10 @@ impl Leases for RedisCoordination {
 
     async fn uncount(&self, key: &str) -> Result<(), CoordinationError> {
         check_text("a counter's key", key)?;
-        self.call::<i64>(&self.uncount.key(key)).await.map(|_| ())
+        self.0.call::<i64>(&self.0.uncount.key(key)).await.map(|_| ())
     }
 
     async fn now(&self) -> Result<Timestamp, CoordinationError> {
-        self.call(&self.now.prepare_invoke()).await.map(Timestamp::from_millis)
+        self.0.call(&self.0.now.prepare_invoke()).await.map(Timestamp::from_millis)
     }
 }

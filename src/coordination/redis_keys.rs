@@ -75,7 +75,7 @@ fn about<'a>(
 #[async_trait]
 impl PreviewKeys for RedisCoordination {
     async fn key_ring(&self, namespace: KeyNamespace, candidate: &PreviewKey) -> Result<KeyRing, CoordinationError> {
-        ring(self.call(&about(&self.previews.key_ring, namespace, candidate)?).await?)
+        ring(self.0.call(&about(&self.0.previews.key_ring, namespace, candidate)?).await?)
     }
 
     async fn rotate_key(
@@ -85,7 +85,7 @@ impl PreviewKeys for RedisCoordination {
         grace_ms: u64,
     ) -> Result<KeyRing, CoordinationError> {
         let grace = check_span("a key's grace", grace_ms)?;
-        ring(self.call(about(&self.previews.rotate, namespace, fresh)?.arg(grace)).await?)
+        ring(self.0.call(about(&self.0.previews.rotate, namespace, fresh)?.arg(grace)).await?)
     }
 
     async fn revoke_key(
@@ -97,7 +97,7 @@ impl PreviewKeys for RedisCoordination {
         if !is_kid(kid) {
             return Ok(None);
         }
-        match self.call(about(&self.previews.revoke, namespace, fresh)?.arg(kid)).await? {
+        match self.0.call(about(&self.0.previews.revoke, namespace, fresh)?.arg(kid)).await? {
             Value::Nil => Ok(None),
             answer => ring(answer).map(Some),
         }

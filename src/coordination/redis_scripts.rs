@@ -43,10 +43,18 @@ return 1
 /// All windows are looked at before one of them is counted. A counter without an end would be full for ever; it gets
 /// one when it is found full.
 const WINDOWS: &str = r"
-local function fullest(first_key, used, first_used, first_arg)
+local function room(windows, used, first_used, first_arg)
+  local least = math.huge
+  for i = 0, windows - 1 do
+    local left = tonumber(ARGV[first_arg + 2 * i]) - tonumber(used[first_used + i] or '0')
+    if left < least then least = left end
+  end
+  return least
+end
+local function fullest(first_key, windows, used, first_used, first_arg, more)
   local which, wait = 0, 0
-  for i = 0, #KEYS - first_key do
-    if tonumber(used[first_used + i] or '0') >= tonumber(ARGV[first_arg + 2 * i]) then
+  for i = 0, windows - 1 do
+    if tonumber(used[first_used + i] or '0') + more >= tonumber(ARGV[first_arg + 2 * i]) then
       local key, span = KEYS[first_key + i], ARGV[first_arg + 2 * i + 1]
       local left = redis.call('PTTL', key)
       if left == -1 then redis.call('PEXPIRE', key, span) end
@@ -57,53 +65,110 @@ local function fullest(first_key, used, first_used, first_arg)
   end
   return which, wait
 end
-local function count(first_key, used, first_used, first_arg)
-  for i = 0, #KEYS - first_key do
-    if used[first_used + i] then redis.call('INCR', KEYS[first_key + i])
-    else redis.call('SET', KEYS[first_key + i], '1', 'PX', ARGV[first_arg + 2 * i + 1]) end
+local function count(first_key, windows, used, first_used, first_arg, by)
+  for i = 0, windows - 1 do
+    if used[first_used + i] then redis.call('INCRBY', KEYS[first_key + i], by)
+    else redis.call('SET', KEYS[first_key + i], by, 'PX', ARGV[first_arg + 2 * i + 1]) end
   end
 end
 ";
 const COUNT_ALL: &str = r"
 local used = redis.call('MGET', unpack(KEYS))
-local which, wait = fullest(1, used, 1, 1)
+local which, wait = fullest(1, #KEYS, used, 1, 1, 0)
 if which > 0 then return {5, which - 1, wait} end
-count(1, used, 1, 1)
+count(1, #KEYS, used, 1, 1, 1)
 return {0, 0, 0}
 ";
-/// Keys: revocation, access, generation, slots, windows. Arguments: version, slot, slots, life of a slot, and limit and
-/// length of each window.
+/// Several groups of admissions; those of one differ only in their slots. First argument: the groups. Then for each
+///
+/// - keys: revocation, access, generation, slots, windows
+/// - arguments: number of windows, version, slots of the session, life of a slot, limit and length of each window,
+///   number of slots asked for and the slots, number of slots given back and the slots
+///
+/// The answer is three numbers for each slot asked for, in order. Slots that have run out are looked for where there is
+/// no other left.
 const ADMIT: &str = r"
-local known = redis.call('MGET', KEYS[1], KEYS[2], unpack(KEYS, 5))
-local version, asked = tonumber(known[1]), tonumber(ARGV[1])
-if not version or version < asked then return {1, 0, 0} end
-if version > asked then return {2, 0, 0} end
-if not known[2] then return {3, generation_of(KEYS[3]), 0} end
-if known[2] ~= '1' then return {4, 0, 0} end
-local which, wait = fullest(5, known, 3, 5)
-if which > 0 then return {5, which - 1, wait} end
-redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
-if redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[3]) and not redis.call('ZSCORE', KEYS[4], ARGV[2]) then
-  return {6, 0, 0}
+local answers, key, at = {}, 0, 1
+local function number()
+  at = at + 1
+  return tonumber(ARGV[at - 1])
 end
-count(5, known, 3, 5)
-hold(KEYS[4], ARGV[2], ARGV[4])
-return {0, 0, 0}
+local function tell(outcome, first, second)
+  local last = #answers
+  answers[last + 1], answers[last + 2], answers[last + 3] = outcome, first, second
+end
+for _ = 1, number() do
+  local windows, asked, slots_max, span = number(), number(), number(), number()
+  local first_limit, slots = at, KEYS[key + 4]
+  at = at + 2 * windows
+  local wanted = number()
+  local first_slot = at
+  at = at + wanted
+  local back = number()
+  if back > 0 then redis.call('ZREM', slots, unpack(ARGV, at, at + back - 1)) end
+  at = at + back
+  local known = redis.call('MGET', KEYS[key + 1], KEYS[key + 2], unpack(KEYS, key + 5, key + 4 + windows))
+  local version = tonumber(known[1])
+  local refused, why = nil, 0
+  if not version or version < asked then refused = 1
+  elseif version > asked then refused = 2
+  elseif not known[2] then refused, why = 3, generation_of(KEYS[key + 3])
+  elseif known[2] ~= '1' then refused = 4 end
+  if refused then
+    for _ = 1, wanted do tell(refused, why, 0) end
+  else
+    local uses = room(windows, known, 3, first_limit)
+    local held = redis.call('ZCARD', slots)
+    if held + wanted > slots_max then
+      redis.call('ZREMRANGEBYSCORE', slots, '-inf', now)
+      held = redis.call('ZCARD', slots)
+    end
+    local taken = {}
+    for i = first_slot, first_slot + wanted - 1 do
+      local count = #taken / 2
+      if count >= uses then
+        local which, wait = fullest(key + 5, windows, known, 3, first_limit, count)
+        tell(5, which - 1, wait)
+      elseif held + count >= slots_max and not redis.call('ZSCORE', slots, ARGV[i]) then
+        tell(6, 0, 0)
+      else
+        taken[#taken + 1] = now + span
+        taken[#taken + 1] = ARGV[i]
+        tell(0, 0, 0)
+      end
+    end
+    if #taken > 0 then
+      count(key + 5, windows, known, 3, first_limit, #taken / 2)
+      hold(slots, span, taken)
+    end
+  end
+  key = key + 4 + windows
+end
+return answers
 ";
-/// The set outlives its last slot a little at the most.
+/// The set outlives its last slot by one more span at the most, so that its end is written seldom.
 const HOLD: &str = r"
-local function hold(slots, slot, span)
-  redis.call('ZADD', slots, now + span, slot)
-  if redis.call('PTTL', slots) < tonumber(span) then redis.call('PEXPIRE', slots, span) end
+local function hold(slots, span, taken)
+  redis.call('ZADD', slots, unpack(taken))
+  if redis.call('PTTL', slots) < tonumber(span) then redis.call('PEXPIRE', slots, 2 * span) end
 end
 ";
 const EXTEND: &str = r"
 local until_ms = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not until_ms or tonumber(until_ms) <= now then return 0 end
-hold(KEYS[1], ARGV[1], ARGV[2])
+hold(KEYS[1], tonumber(ARGV[2]), {now + ARGV[2], ARGV[1]})
 return 1
 ";
-const FREE: &str = r"return redis.call('ZREM', KEYS[1], ARGV[1])";
+/// Arguments: for each key the number of its slots, and the slots.
+const FREE: &str = r"
+local at = 1
+for _, key in ipairs(KEYS) do
+  local last = at + tonumber(ARGV[at])
+  redis.call('ZREM', key, unpack(ARGV, at + 1, last))
+  at = last + 1
+end
+return 0
+";
 const ANNOUNCE: &str = r"
 local known = tonumber(redis.call('GET', KEYS[1]) or '-1')
 local version = tonumber(ARGV[1])

@@ -1,9 +1,9 @@
 //! An upstream's body on its way to the client.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
-use actix_web::body::{BodySize, MessageBody};
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::web::Bytes;
 use hyper::body::{Body as _, Incoming};
 use runwarden_actors::preview::InFlight;
@@ -12,6 +12,9 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::forward::Checkout;
 use super::slot::Slot;
 use super::watched::{BodyEnded, Limit, Watched};
+
+/// Largest body that is sent whole where it has come with its head, in bytes.
+const WHOLE_MAX_BYTES: u64 = 64 * 1024;
 
 /// What holds a proxied request open; given back when it is dropped.
 pub struct Held {
@@ -29,32 +32,52 @@ struct Live {
 }
 
 /// The body.
-pub struct ProxiedBody {
+struct ProxiedBody {
     live: Watched<Live>,
+    /// What had come before anybody read.
+    early: Option<Result<Bytes, BodyEnded>>,
     size: BodySize,
 }
 
-impl ProxiedBody {
-    /// Of an answer whose head is on its way; `length` is its `Content-Length`, if it has one.
-    pub fn new(
-        incoming: Incoming,
-        length: Option<u64>,
-        limit: Limit,
-        revoked: WaitForCancellationFutureOwned,
-        checkout: Checkout,
-        held: Held,
-    ) -> Self {
-        let size = length.map_or(BodySize::Stream, BodySize::Sized);
-        let body = Self { live: Watched::new(Live { incoming, checkout, _held: held }, limit, revoked), size };
-        body.finish_at_end();
-        body
+/// The body of an answer whose head is on its way; `length` is its `Content-Length`, if it has one.
+pub fn proxied_body(
+    mut incoming: Incoming,
+    length: Option<u64>,
+    limit: Limit,
+    revoked: WaitForCancellationFutureOwned,
+    checkout: Checkout,
+    held: Held,
+) -> BoxBody {
+    let mut early = None;
+    if length.is_some_and(|length| (1..=WHOLE_MAX_BYTES).contains(&length)) {
+        // A small body mostly came with its head: then there is nothing left to watch.
+        let frame = Pin::new(&mut incoming).poll_frame(&mut Context::from_waker(Waker::noop()));
+        early = match frame {
+            Poll::Ready(Some(Ok(frame))) => frame.into_data().ok().map(Ok),
+            Poll::Ready(Some(Err(error))) => Some(Err(BodyEnded::Upstream(error))),
+            Poll::Ready(None) | Poll::Pending => None,
+        };
+        if let Some(Ok(bytes)) = &early
+            && u64::try_from(bytes.len()).ok() == length
+            && incoming.is_end_stream()
+        {
+            checkout.give_back();
+            return BoxBody::new(bytes.clone());
+        }
     }
+    let size = length.map_or(BodySize::Stream, BodySize::Sized);
+    let body =
+        ProxiedBody { live: Watched::new(Live { incoming, checkout, _held: held }, limit, revoked), early, size };
+    body.finish_at_end();
+    BoxBody::new(body)
+}
 
+impl ProxiedBody {
     /// Frees connection and slot as soon as nothing more comes, not only when the client has taken it.
     fn finish_at_end(&self) {
         // The last part is known for what it is where there is a length.
         let is_end = |live: &mut Live, _: &mut Context<'_>| Poll::Ready(live.incoming.is_end_stream());
-        let end = self.live.poll(&mut Context::from_waker(std::task::Waker::noop()), is_end);
+        let end = self.live.poll(&mut Context::from_waker(Waker::noop()), is_end);
         if let Poll::Ready(Ok(Some(true))) = end {
             self.finish();
         }
@@ -74,7 +97,10 @@ impl MessageBody for ProxiedBody {
         self.size
     }
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyEnded>>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyEnded>>> {
+        if let Some(early) = self.early.take() {
+            return Poll::Ready(Some(early));
+        }
         loop {
             let frame = self.live.poll(cx, |live, cx| Pin::new(&mut live.incoming).poll_frame(cx));
             match std::task::ready!(frame) {

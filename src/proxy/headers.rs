@@ -8,17 +8,17 @@ use runwarden_actors::ports::AuthHeader;
 use runwarden_actors::ports::store::PreviewUpstream;
 
 /// Client's headers that reach an upstream as they are.
-const FORWARDED: [client::HeaderName; 8] = [
-    client::ACCEPT,
-    client::ACCEPT_LANGUAGE,
-    client::CONTENT_TYPE,
-    client::IF_NONE_MATCH,
-    client::IF_MODIFIED_SINCE,
-    client::USER_AGENT,
-    client::RANGE,
-    LAST_EVENT_ID,
+const FORWARDED: [(client::HeaderName, upstream::HeaderName); 8] = [
+    (client::ACCEPT, upstream::ACCEPT),
+    (client::ACCEPT_LANGUAGE, upstream::ACCEPT_LANGUAGE),
+    (client::CONTENT_TYPE, upstream::CONTENT_TYPE),
+    (client::IF_NONE_MATCH, upstream::IF_NONE_MATCH),
+    (client::IF_MODIFIED_SINCE, upstream::IF_MODIFIED_SINCE),
+    (client::USER_AGENT, upstream::USER_AGENT),
+    (client::RANGE, upstream::RANGE),
+    (client::HeaderName::from_static(LAST_EVENT_ID), upstream::HeaderName::from_static(LAST_EVENT_ID)),
 ];
-const LAST_EVENT_ID: client::HeaderName = client::HeaderName::from_static("last-event-id");
+const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Of a WebSocket's handshake.
 const HANDSHAKE: [client::HeaderName; 4] = [
@@ -86,6 +86,8 @@ fn to_upstream(headers: &mut upstream::HeaderMap, name: &client::HeaderName, val
 pub struct Crossing<'a> {
     /// Where it goes.
     pub upstream: &'a PreviewUpstream,
+    /// [`PreviewUpstream::origin`].
+    pub origin: &'a str,
     /// How it came.
     pub routing: Routing,
     /// How the session is opened.
@@ -109,9 +111,11 @@ pub struct Crossing<'a> {
 /// The headers of the request to the upstream.
 pub fn request_headers(from: &client::HeaderMap, crossing: &Crossing<'_>) -> upstream::HeaderMap {
     let mut headers = upstream::HeaderMap::with_capacity(16);
-    for name in &FORWARDED {
+    for (name, theirs) in &FORWARDED {
         for value in from.get_all(name) {
-            to_upstream(&mut headers, name, value.as_bytes());
+            if let Ok(value) = upstream::HeaderValue::from_bytes(value.as_bytes()) {
+                headers.append(theirs, value);
+            }
         }
     }
     if crossing.websocket {
@@ -142,14 +146,14 @@ pub fn request_headers(from: &client::HeaderMap, crossing: &Crossing<'_>) -> ups
     {
         headers.insert(upstream::COOKIE, value);
     }
-    let origin = crossing.upstream.origin();
+    let origin = crossing.origin;
     if from.contains_key(client::ORIGIN)
-        && let Ok(value) = upstream::HeaderValue::from_str(&origin)
+        && let Ok(value) = upstream::HeaderValue::from_str(origin)
     {
         headers.insert(upstream::ORIGIN, value);
     }
     if let Some(referer) = from.get(client::REFERER).and_then(|value| value.to_str().ok())
-        && let Ok(value) = upstream::HeaderValue::from_str(&rewritten_referer(referer, &origin, crossing))
+        && let Ok(value) = upstream::HeaderValue::from_str(&rewritten_referer(referer, origin, crossing))
     {
         headers.insert(upstream::REFERER, value);
     }
@@ -162,7 +166,7 @@ pub fn request_headers(from: &client::HeaderMap, crossing: &Crossing<'_>) -> ups
             headers.insert(name, value);
         }
     }
-    let authority = origin.split_once("://").map_or(origin.as_str(), |(_, authority)| authority);
+    let authority = origin.split_once("://").map_or(origin, |(_, authority)| authority);
     if let Ok(host) = upstream::HeaderValue::from_str(authority) {
         headers.insert(upstream::HOST, host);
     }

@@ -19,8 +19,8 @@ pub(super) fn rewritten_location(target: &str, crossing: &Crossing<'_>) -> Resul
     let first = target.split(['/', '?', '#']).next().unwrap_or_default();
     let inside = if first.contains(':') {
         // It has a scheme: only the upstream's own origin, whole, leads back inside.
-        let origin = crossing.upstream.origin();
-        let same = target.get(..origin.len()).is_some_and(|start| start.eq_ignore_ascii_case(&origin));
+        let origin = crossing.origin;
+        let same = target.get(..origin.len()).is_some_and(|start| start.eq_ignore_ascii_case(origin));
         let rest = target.get(origin.len()..).filter(|_| same).ok_or(LeadsAway)?;
         if !rest.is_empty() && !rest.starts_with(['/', '?', '#']) {
             return Err(LeadsAway);
@@ -96,8 +96,10 @@ mod tests {
             last_dns_check_at: Timestamp::default(),
             dns_refreshed_once: false,
         };
+        let origin = upstream.origin();
         let crossing = Crossing {
             upstream: &upstream,
+            origin: &origin,
             routing: Routing::Path { sandbox: true },
             open_mode: OpenMode::Iframe,
             base_path: "/base",

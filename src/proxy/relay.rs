@@ -11,7 +11,7 @@ use runwarden_actors::contract::ErrorCode;
 use runwarden_actors::preview::{AddressError, OpenSession};
 use tokio::time::{Instant, timeout_at};
 
-use super::body::{Held, ProxiedBody};
+use super::body::{Held, proxied_body};
 use super::forward::{Checkout, Destination, ForwardError, send};
 use super::headers::{Crossing, request_headers};
 use super::parts::ProxyTimeouts;
@@ -122,7 +122,7 @@ impl Relay<'_> {
             Limit::Until(self.deadline)
         };
         let revoked = self.open.cancelled().clone().cancelled_owned();
-        let body = ProxiedBody::new(response.into_body(), length, limit, revoked, checkout, held);
+        let body = proxied_body(response.into_body(), length, limit, revoked, checkout, held);
         if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             return Ok(builder.finish());
         }

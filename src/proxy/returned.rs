@@ -1,5 +1,7 @@
 //! What crosses the proxy back to the client, header by header (section 5, proxy).
 
+use std::borrow::Cow;
+
 use actix_web::http::header as client;
 use hyper::header as upstream;
 use runwarden_actors::contract::OpenMode;
@@ -77,16 +79,16 @@ pub fn response_headers(
         let value = match text {
             "location" => {
                 let target = value.to_str().map_err(|_| LeadsAway)?;
-                rewritten_location(target, crossing)?.into_bytes()
+                Cow::Owned(rewritten_location(target, crossing)?.into_bytes())
             }
             "set-cookie" => match own_cookie(value.as_bytes()) {
-                Some(cookie) => cookie,
+                Some(cookie) => Cow::Owned(cookie),
                 None => continue,
             },
             "content-security-policy" | "content-security-policy-report-only" if framed => {
-                without_frame_ancestors(value.as_bytes())
+                Cow::Owned(without_frame_ancestors(value.as_bytes()))
             }
-            _ => value.as_bytes().to_vec(),
+            _ => Cow::Borrowed(value.as_bytes()),
         };
         if let Ok(value) = client::HeaderValue::from_bytes(&value)
             && !value.is_empty()

@@ -10,12 +10,11 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use runwarden_actors::contract::limits::{PROXY_SLOT_MS, PROXY_SLOTS_MAX};
-use runwarden_actors::contract::names::HEADER_PROXY_REQ_ID;
 use runwarden_actors::contract::{ErrorCode, PreviewSessionId, SecurityReason};
 use runwarden_actors::ports::store::PreviewUpstream;
 use runwarden_actors::ports::{AccessQuestion, Admission, Admitted};
 use runwarden_actors::preview::{
-    OpenSession, access_key, announce_session, checked_address, preview_dimensions, remember_access_now,
+    OpenSession, announce_session, checked_address, preview_dimensions, remember_access_now,
 };
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
@@ -32,6 +31,8 @@ use crate::auth::cookies::{CookieScope, session_tokens, without_ours};
 use crate::auth::{Bound as _, client_ip};
 use crate::http::{ApiError, answer_for_people};
 
+/// [`HEADER_PROXY_REQ_ID`](runwarden_actors::contract::names::HEADER_PROXY_REQ_ID), as it is looked up.
+const PROXY_REQ_ID: HeaderName = HeaderName::from_static("x-proxy-req-id");
 /// Times that the gate is asked: what it lacks is found in between, its version and the access. Another one for what
 /// was forgotten again meanwhile.
 const GATE_ATTEMPTS: usize = 4;
@@ -65,11 +66,8 @@ pub async fn proxy(
         let refusal = answer_for_people(request, &error, &services.settings.frame_ancestors);
         refusal.map_body(|_, body| BoxBody::new(Refusal { body, _upload: upload }))
     });
-    if let (Ok(name), Ok(value)) = (
-        HeaderName::from_bytes(HEADER_PROXY_REQ_ID.to_ascii_lowercase().as_bytes()),
-        HeaderValue::from_str(&proxy_req_id.to_string()),
-    ) {
-        response.headers_mut().insert(name, value);
+    if let Ok(value) = HeaderValue::from_str(proxy_req_id.hyphenated().encode_lower(&mut Uuid::encode_buffer())) {
+        response.headers_mut().insert(PROXY_REQ_ID, value);
     }
     if !response.headers().contains_key(header::CACHE_CONTROL) {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -130,7 +128,7 @@ async fn walk(
         return Err(ApiError::new(ErrorCode::WsRequired, "WebSocket is switched off for previews on this routing"));
     }
     let body = client_body(request, payload, websocket)?;
-    let held = admit(services, request, &open, revocation_version).await.inspect_err(|error| {
+    let held = admit(services, request, &open, revocation_version, proxy_req_id).await.inspect_err(|error| {
         if let Some(reason) = error.security_reason() {
             denied(Some(&open), reason);
         }
@@ -148,9 +146,13 @@ async fn walk(
         scheme: upstream.scheme,
         host: upstream.host.as_str().into(),
     };
-    let cookies = header_text(request, &header::COOKIE).and_then(without_ours);
+    let cookies = match asked.routing {
+        Routing::Path { .. } => None,
+        Routing::Host => header_text(request, &header::COOKIE).and_then(without_ours),
+    };
     let crossing = Crossing {
         upstream,
+        origin: open.origin(),
         routing: asked.routing,
         open_mode: open.record.open_mode,
         base_path: asked.base_path,
@@ -177,13 +179,12 @@ pub async fn check_cookie(
     scope: CookieScope,
     open: &OpenSession,
 ) -> Result<i64, ApiError> {
-    let binding = open.record.binding();
     let mut refused =
         ApiError::without_credential("this preview is open to people who were let in; there is no cookie of it");
     let lines = request.headers().get_all(header::COOKIE).filter_map(|value| value.to_str().ok());
     for token in lines.flat_map(|line| session_tokens(scope, line)) {
         match services.tokens.verify_cookie(token).await {
-            Ok(claims) => match claims.check_binding(&binding) {
+            Ok(claims) => match claims.check_binding(open.binding()) {
                 Ok(()) if claims.revocation_version < open.record.revocation_version => {
                     refused = ApiError::new(ErrorCode::Revoked, "the preview session was revoked");
                 }
@@ -197,23 +198,23 @@ pub async fn check_cookie(
 }
 
 /// Revocation version, access, limits and a slot, in one question; what the gate does not know is found and asked again.
+/// The slot has the request's own id.
 async fn admit(
     services: &PreviewServices,
     request: &HttpRequest,
     open: &Arc<OpenSession>,
     revocation_version: i64,
+    slot: Uuid,
 ) -> Result<Held, ApiError> {
     let session = &open.record;
     let deps = &services.deps;
     let ip = client_ip(request, &services.settings.trusted_proxies)
         .ok_or_else(|| ApiError::invalid("the connection has no address"))?;
-    let access = access_key(&deps.options.environment, &session.user_id, &session.repo_full_name);
-    let windows = deps.options.limits.proxy(session.id, &ip.address.to_string());
-    let slot = deps.run.ids.uuid_v7();
+    let windows = open.windows(&deps.options, ip.address);
     let admission = Admission {
         session: session.id,
         revocation_version,
-        access_key: &access,
+        access_key: open.access_key(&deps.options),
         windows: &windows,
         slot,
         slots_max: PROXY_SLOTS_MAX,
@@ -282,4 +283,15 @@ async fn check_origin(
         && claims.pinning_mode == upstream.pinned.pinning_mode
         && claims.revocation_version <= open.record.revocation_version;
     if same { Ok(()) } else { Err(blocked()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use runwarden_actors::contract::names::HEADER_PROXY_REQ_ID;
+
+    #[test]
+    fn the_request_is_named_as_the_contract_says() {
+        assert!(HEADER_PROXY_REQ_ID.eq_ignore_ascii_case(PROXY_REQ_ID.as_str()));
+    }
 }

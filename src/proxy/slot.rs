@@ -53,7 +53,8 @@ impl Drop for Slot {
                 tracing::debug!(preview_session_id = %session, %error, "a slot was not given back; it runs out");
             }
         });
-        // The embedded store answers at once: no task is needed for it.
+        // The embedded store answers at once, and so does Redis where somebody gives back slots already: no task is
+        // needed then.
         let done = giving_back.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         if let Poll::Pending = done
             && let Ok(runtime) = tokio::runtime::Handle::try_current()

@@ -229,7 +229,8 @@ pub trait PreviewGate: Send + Sync {
     async fn extend_slot(&self, session: PreviewSessionId, slot: Uuid, slot_ms: u64)
     -> Result<bool, CoordinationError>;
 
-    /// Gives the slot back.
+    /// Gives the slot back. The session's next admission by the same server finds it free; those of other servers may
+    /// do so a few milliseconds later.
     async fn release_slot(&self, session: PreviewSessionId, slot: Uuid) -> Result<(), CoordinationError>;
 
     /// Counts one use in all windows, or in none.

@@ -1,6 +1,7 @@
 //! One open session: loaded from the store, held open until its life ends, it is taken back, or nobody uses it.
 //! Requests read what it grants from its cell; no request and no byte passes through the mailbox.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -10,11 +11,15 @@ use actix::prelude::*;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::contract::{PreviewSessionId, PreviewSessionState, Timestamp};
+use crate::contract::{PreviewBinding, PreviewSessionId, PreviewSessionState, Timestamp};
+use crate::ports::LimitWindow;
 use crate::ports::store::{PinnedAddresses, PreviewSession};
 use crate::run::{Deps, bounded};
 
+use super::admission::Admissions;
+use super::deps::PreviewOptions;
 use super::handle::OpenError;
+use super::pin::is_due;
 use super::revocation::sweep_previews;
 
 /// An open session, as requests see it.
@@ -22,6 +27,9 @@ use super::revocation::sweep_previews;
 pub struct OpenSession {
     /// The row. Its addresses may have moved on; see [`OpenSession::pinned`].
     pub record: PreviewSession,
+    binding: PreviewBinding,
+    origin: String,
+    admissions: Admissions,
     cancel: CancellationToken,
     in_flight: AtomicUsize,
     pin: RwLock<Pin>,
@@ -46,6 +54,9 @@ impl OpenSession {
         };
         Some(Self {
             pin: RwLock::new(pin),
+            binding: record.binding(),
+            origin: upstream.origin(),
+            admissions: Admissions::default(),
             record,
             cancel: CancellationToken::new(),
             in_flight: AtomicUsize::new(0),
@@ -56,6 +67,26 @@ impl OpenSession {
     /// Fires when the session ends: everything that it granted ends with it.
     pub const fn cancelled(&self) -> &CancellationToken {
         &self.cancel
+    }
+
+    /// What its tokens must say.
+    pub const fn binding(&self) -> &PreviewBinding {
+        &self.binding
+    }
+
+    /// The upstream's origin, as browsers write it.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Where its user's access to the repository is remembered.
+    pub fn access_key(&self, options: &PreviewOptions) -> &str {
+        self.admissions.access_key(&options.environment, &self.record)
+    }
+
+    /// The windows that a request from this address is counted in.
+    pub fn windows(&self, options: &PreviewOptions, ip: IpAddr) -> Arc<[LimitWindow]> {
+        self.admissions.windows(&options.limits, &self.record, ip)
     }
 
     /// Counts a request or stream for as long as the guard lives.
@@ -73,6 +104,12 @@ impl OpenSession {
     pub fn pinned(&self) -> (PinnedAddresses, Timestamp, bool) {
         let pin = self.pin.read().unwrap_or_else(PoisonError::into_inner);
         (pin.addresses.clone(), pin.checked_at, pin.refreshed_once)
+    }
+
+    /// The first pinned address, while it is believed.
+    pub fn address(&self, now: Timestamp) -> Option<IpAddr> {
+        let pin = self.pin.read().unwrap_or_else(PoisonError::into_inner);
+        if is_due(pin.checked_at, &pin.addresses, now) { None } else { pin.addresses.addresses().next() }
     }
 
     /// The look-up was inside of what is pinned, or of the same anchors (then with its addresses).

@@ -13,7 +13,7 @@ use crate::run::bounded;
 use super::actor::OpenSession;
 use super::deps::PreviewDeps;
 use super::handle::Previews;
-use super::pin::{PinDenied, Recheck, is_due, pin_named, pin_reported, recheck};
+use super::pin::{PinDenied, Recheck, pin_named, pin_reported, recheck};
 use super::revocation::{dimensions, revoke, target};
 
 /// Why there is no address to connect to.
@@ -59,10 +59,8 @@ pub async fn checked_address(
     current(deps, open).ok_or(AddressError::Denied(PinDenied::NoAddress))
 }
 
-/// The first pinned address, while it is believed.
 fn current(deps: &PreviewDeps, open: &OpenSession) -> Option<IpAddr> {
-    let (pinned, checked_at, _) = open.pinned();
-    if is_due(checked_at, &pinned, deps.run.clock.now()) { None } else { pinned.addresses().next() }
+    open.address(deps.run.clock.now())
 }
 
 async fn look_up(deps: &PreviewDeps, open: &OpenSession) -> Result<(), AddressError> {

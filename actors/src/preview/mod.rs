@@ -4,6 +4,7 @@
 mod access;
 mod actor;
 mod address;
+mod admission;
 mod deps;
 mod handle;
 mod limits;
