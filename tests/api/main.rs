@@ -11,6 +11,7 @@ mod redis_server;
 mod bad_input;
 mod daemon_events;
 mod daemon_stream;
+mod doctor_command;
 mod keys_command;
 mod operations;
 mod readers;
