@@ -13,6 +13,7 @@ mod daemon_events;
 mod daemon_stream;
 mod doctor_command;
 mod keys_command;
+mod migrate_command;
 mod operations;
 mod readers;
 mod runs;

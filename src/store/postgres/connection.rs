@@ -8,16 +8,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use runwarden_actors::contract::Timestamp;
 use runwarden_actors::ports::{Store, StoreError};
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::types::time::OffsetDateTime;
 use sqlx::{ConnectOptions, Connection, Postgres};
 
 use super::commit::Writer;
 use crate::store::batch::GroupCommit;
 use crate::store::failure::Failure;
-use crate::store::schema::SchemaVersion;
+use crate::store::schema::{MIGRATIONS, Migrated, MigrationRow, SchemaVersion};
 
 static MIGRATOR: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/postgres") };
 
@@ -73,12 +73,13 @@ impl PostgresStore {
         Ok(Self { pool, writers, commits, options, call_timeout })
     }
 
-    /// Brings the schema to this build's version. Servers that start together take turns. Takes as long as it takes.
+    /// Brings the schema to this build's version, and says what that took. Servers that start together take turns.
+    /// Takes as long as it takes.
     #[tracing::instrument(name = "store.migrate", skip_all)]
-    pub async fn migrate(&self) -> Result<(), StoreError> {
+    pub async fn migrate(&self) -> Result<Migrated, StoreError> {
         let mut connection = self.options.connect().await.map_err(Failure::from)?;
-        let result = MIGRATOR.run(&mut connection).await;
-        // The migration has ended either way; the server drops the connection if this fails.
+        let result = migrate(&mut connection).await;
+        // The migration has ended either way; with its connection the server drops the lock, too.
         let _ = connection.close().await;
         result.map_err(|error| match error {
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => Failure::from(error).into(),
@@ -92,10 +93,7 @@ impl PostgresStore {
         let mut held = self.acquire().await?;
         let outcome = self
             .limit(async {
-                let exists: bool = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null")
-                    .fetch_one(&mut *held)
-                    .await?;
-                if !exists {
+                if !has_migrations(&mut held).await? {
                     return Ok(Vec::new());
                 }
                 Ok(sqlx::query_as("select version, success from _sqlx_migrations").fetch_all(&mut *held).await?)
@@ -113,6 +111,27 @@ impl PostgresStore {
     pub(super) async fn limit<T>(&self, call: impl Future<Output = Result<T, Failure>>) -> Option<Result<T, Failure>> {
         tokio::time::timeout(self.call_timeout, call).await.ok()
     }
+}
+
+async fn has_migrations(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null").fetch_one(connection).await
+}
+
+/// What the database has had.
+async fn migrations(connection: &mut PgConnection) -> Result<Vec<MigrationRow>, sqlx::Error> {
+    if !has_migrations(connection).await? {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as(MIGRATIONS).fetch_all(connection).await
+}
+
+async fn migrate(connection: &mut PgConnection) -> Result<Migrated, MigrateError> {
+    // The migrator takes the same lock, which counts how often one connection has it: what is applied between the two
+    // looks is ours alone.
+    connection.lock().await?;
+    let before = migrations(connection).await?;
+    MIGRATOR.run(&mut *connection).await?;
+    Ok(Migrated::between(&before, migrations(connection).await?))
 }
 
 fn pool(max_connections: u32, call_timeout: Duration) -> PgPoolOptions {
