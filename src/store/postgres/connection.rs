@@ -15,6 +15,7 @@ use sqlx::types::time::OffsetDateTime;
 use sqlx::{ConnectOptions, Connection, Postgres};
 
 use super::commit::Writer;
+use super::reach::Reach;
 use crate::store::batch::GroupCommit;
 use crate::store::failure::Failure;
 use crate::store::schema::{MIGRATIONS, Migrated, MigrationRow, SchemaVersion};
@@ -34,6 +35,7 @@ pub struct PostgresStore {
     writers: PgPool,
     pub(super) commits: Arc<GroupCommit>,
     options: PgConnectOptions,
+    reach: Reach,
     call_timeout: Duration,
 }
 
@@ -68,9 +70,10 @@ impl PostgresStore {
         let first = tokio::time::timeout(call_timeout, options.connect()).await;
         // The server drops the connection if this fails.
         let _ = first.map_err(|_| Failure::too_slow())?.map_err(Failure::from)?.close().await;
-        let writer = Arc::new(Writer { pool: writers.clone(), call_timeout });
+        let reach = Reach::of(&options);
+        let writer = Arc::new(Writer { pool: writers.clone(), reach: reach.clone(), call_timeout });
         let commits = Arc::new(GroupCommit::start(writer, WRITERS as usize, call_timeout));
-        Ok(Self { pool, writers, commits, options, call_timeout })
+        Ok(Self { pool, writers, commits, options, reach, call_timeout })
     }
 
     /// Brings the schema to this build's version, and says what that took. Servers that start together take turns.
@@ -104,7 +107,7 @@ impl PostgresStore {
 
     /// A connection for one call; see [`settle`].
     pub(super) async fn acquire(&self) -> Result<PoolConnection<Postgres>, StoreError> {
-        acquire(&self.pool, self.call_timeout).await.map_err(Into::into)
+        acquire(&self.pool, &self.reach, self.call_timeout).await.map_err(Into::into)
     }
 
     /// The future's outcome, or `None` where it took longer than a call may.
@@ -151,11 +154,21 @@ fn pool_of_writers(call_timeout: Duration) -> PgPoolOptions {
     })
 }
 
-/// A connection, or [`Failure::Unavailable`] after `call_timeout`.
-pub(super) async fn acquire(pool: &PgPool, call_timeout: Duration) -> Result<PoolConnection<Postgres>, Failure> {
-    match tokio::time::timeout(call_timeout, pool.acquire()).await {
-        Ok(connection) => Ok(connection?),
-        Err(_) => Err(Failure::too_slow()),
+/// A connection, or [`Failure::Unavailable`]: after `call_timeout`, and within about a second where the database refuses
+/// connections. A pool whose connections are all in use is waited for.
+pub(super) async fn acquire(
+    pool: &PgPool,
+    reach: &Reach,
+    call_timeout: Duration,
+) -> Result<PoolConnection<Postgres>, Failure> {
+    tokio::select! {
+        // A connection that is there is taken, whatever the door looks like.
+        biased;
+        connection = tokio::time::timeout(call_timeout, pool.acquire()) => match connection {
+            Ok(connection) => Ok(connection?),
+            Err(_) => Err(Failure::too_slow()),
+        },
+        () = reach.is_refused() => Err(Failure::Unavailable("the database refuses connections".to_owned())),
     }
 }
 

@@ -11,6 +11,7 @@ mod keys;
 mod plain;
 mod previews;
 mod quarantine;
+mod reach;
 mod runs;
 mod ui_validation;
 
