@@ -164,7 +164,7 @@ async fn write_any(connection: &mut PgConnection, commits: &[RunCommit]) -> Resu
     write(connection, commits).await
 }
 
-async fn write(connection: &mut PgConnection, commits: &[RunCommit]) -> Result<Vec<CommitOutcome>, Failure> {
+pub(super) async fn write(connection: &mut PgConnection, commits: &[RunCommit]) -> Result<Vec<CommitOutcome>, Failure> {
     let (mut runs, mut events) = (Runs::default(), Events::default());
     let (mut quarantine, mut effects) = (Quarantine::default(), Effects::default());
     for commit in commits {

@@ -12,7 +12,7 @@ use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::types::time::OffsetDateTime;
-use sqlx::{ConnectOptions, Connection, Postgres};
+use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
 
 use super::commit::Writer;
 use super::reach::Reach;
@@ -108,6 +108,14 @@ impl PostgresStore {
     /// A connection for one call; see [`settle`].
     pub(super) async fn acquire(&self) -> Result<PoolConnection<Postgres>, StoreError> {
         acquire(&self.pool, &self.reach, self.call_timeout).await.map_err(Into::into)
+    }
+
+    /// A transaction that owns its connection.
+    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        match self.limit(async { Ok(self.pool.begin().await?) }).await {
+            Some(begun) => Ok(begun?),
+            None => Err(Failure::too_slow().into()),
+        }
     }
 
     /// The future's outcome, or `None` where it took longer than a call may.

@@ -7,6 +7,7 @@ mod effects;
 mod events;
 mod finish;
 mod flags;
+mod held;
 mod keys;
 mod plain;
 mod previews;
