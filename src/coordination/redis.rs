@@ -98,6 +98,11 @@ impl RedisCoordination {
 }
 
 impl Shared {
+    /// For a connection of one's own.
+    pub(super) const fn client(&self) -> &Client {
+        self.connections.client()
+    }
+
     /// Runs a script within [`REDIS_CALL_TIMEOUT_MS`].
     pub(super) async fn call<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CoordinationError> {
         let place = Connections::place();

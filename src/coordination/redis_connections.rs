@@ -50,6 +50,11 @@ impl Connections {
         Self { client, places: (0..CONNECTIONS_MAX).map(|_| Mutex::default()).collect() }
     }
 
+    /// For a connection of one's own.
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// This thread's place. It is read once for each call: its task may move to another thread meanwhile.
     pub(super) fn place() -> usize {
         THREAD.with(|thread| thread % CONNECTIONS_MAX)

@@ -129,13 +129,12 @@ impl Gate {
         }
         let (answer, outcome) = oneshot::channel();
         let asked = (admission.slot, answer);
-        match queue.groups.iter_mut().find(|group| group.is_of(admission)) {
-            Some(group) => group.asked.push(asked),
-            None => {
-                let mut group = Group::of(admission);
-                group.asked.push(asked);
-                queue.groups.push_back(group);
-            }
+        if let Some(group) = queue.groups.iter_mut().find(|group| group.is_of(admission)) {
+            group.asked.push(asked);
+        } else {
+            let mut group = Group::of(admission);
+            group.asked.push(asked);
+            queue.groups.push_back(group);
         }
         queue.waiting += 1;
         let unattended = !queue.attended;
@@ -250,7 +249,7 @@ mod tests {
         LimitWindow { key: key.to_owned(), limiter: Limiter::Session, limit: 5, window_ms: 1000 }
     }
 
-    fn ask<'a>(session: u128, windows: &'a [LimitWindow], slot: u128) -> Admission<'a> {
+    fn ask(session: u128, windows: &[LimitWindow], slot: u128) -> Admission<'_> {
         Admission {
             session: PreviewSessionId::from_uuid(Uuid::from_u128(session)),
             revocation_version: 1,

@@ -1,7 +1,9 @@
 //! The gate before proxied requests: one suite for both adapters, and what only one of them can show.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use runwarden::coordination::{EmbeddedCoordination, RedisCoordination};
 use runwarden_actors::contract::{Limiter, PreviewSessionId};
 use runwarden_actors::ports::{
@@ -19,6 +21,7 @@ suite! {
     nothing_is_counted_when_a_window_is_full,
     nothing_is_counted_when_all_slots_are_taken,
     many_who_ask_at_once_share_the_slots,
+    many_who_ask_at_once_are_each_answered_for_themselves,
     the_same_slot_is_taken_once,
     slots_end_by_themselves_are_extended_and_released,
     previews_arguments_out_of_bounds_are_refused,
@@ -172,6 +175,51 @@ async fn many_who_ask_at_once_share_the_slots(store: Arc<dyn Coordination>) {
         admitted += usize::from(asked.await.unwrap() == Admitted::Yes);
     }
     assert_eq!(admitted, 7);
+}
+
+/// They may go to the store together; each is answered for itself.
+async fn many_who_ask_at_once_are_each_answered_for_themselves(store: Arc<dyn Coordination>) {
+    let limited = Place::open(&store).await;
+    let narrow = Place::open(&store).await;
+    let revoked = Place::open(&store).await;
+    store.announce_revocation(revoked.session, 2, 60_000).await.unwrap();
+    let unknown = Place::new();
+    let withdrawn = Place::open(&store).await;
+    store.forget_access(&withdrawn.access).await.unwrap();
+    remember(&store, &withdrawn.access, false, 60_000).await;
+    let mut asked = Vec::new();
+    for _ in 0..8 {
+        asked.push((&limited, limited.ask(1, slot())));
+        asked.push((&narrow, Admission { windows: &[], slots_max: 2, ..narrow.ask(1, slot()) }));
+        for place in [&revoked, &unknown, &withdrawn] {
+            asked.push((place, place.ask(1, slot())));
+        }
+    }
+    let answers = join_all(asked.iter().map(|(_, ask)| store.admit(ask))).await;
+    let mut counts: HashMap<(PreviewSessionId, String), u32> = HashMap::new();
+    for ((place, _), answer) in asked.iter().zip(answers) {
+        let answer = match answer.unwrap() {
+            Admitted::Limited { limiter, retry_after_ms } => {
+                assert!((1..=60_000).contains(&retry_after_ms), "{retry_after_ms}");
+                format!("limited by {limiter}")
+            }
+            answer => format!("{answer:?}"),
+        };
+        *counts.entry((place.session, answer)).or_default() += 1;
+    }
+    let expected = [
+        (&limited, "Yes", 3),
+        (&limited, "limited by session", 5),
+        (&narrow, "Yes", 2),
+        (&narrow, "Busy", 6),
+        (&revoked, "Revoked", 8),
+        (&unknown, "Unannounced", 8),
+        (&withdrawn, "AccessDenied", 8),
+    ];
+    let expected: HashMap<_, _> =
+        expected.map(|(place, answer, times)| ((place.session, answer.to_owned()), times)).into_iter().collect();
+    assert_eq!(counts, expected);
+    assert_eq!((limited.used(&store, 0).await, limited.used(&store, 1).await), (3, 3));
 }
 
 async fn the_same_slot_is_taken_once(store: Arc<dyn Coordination>) {
