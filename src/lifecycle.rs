@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::auth::{DaemonTokens, PreviewKeyRings, SharedSecret, install_crypto, random_secret};
 use crate::clock::{SystemClock, SystemIds};
@@ -28,7 +28,7 @@ use crate::coordination::{EmbeddedCoordination, RedisCoordination};
 use crate::evidence::ObjectEvidence;
 use crate::http::{AppState, configure};
 use crate::outbound::OutboundClient;
-use crate::proxy::PreviewParts;
+use crate::proxy::{self, PreviewParts};
 use crate::sandbox::{DaytonaSandbox, DockerSandbox, ProcessSandbox, Sandboxes};
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
@@ -40,6 +40,9 @@ const BACKLOG: i32 = 2048;
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Time for a request's head to arrive.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
+
+/// Time for closing connections in order that would otherwise be cut; a quarter of a short shutdown.
+const LAST_MOMENTS: Duration = Duration::from_secs(2);
 
 /// Why the server does not start.
 #[derive(Debug, Error)]
@@ -189,6 +192,8 @@ pub struct Application {
 struct Stopping {
     requested: Notify,
     shutdown: watch::Sender<bool>,
+    /// Turns true when no request is under way any more: until then somebody has to look for revocations.
+    served: watch::Sender<bool>,
 }
 
 /// Asks a running application to stop, as SIGTERM does.
@@ -267,7 +272,7 @@ impl Application {
             server,
             state,
             keys,
-            stopping: Arc::new(Stopping { requested: Notify::new(), shutdown }),
+            stopping: Arc::new(Stopping { requested: Notify::new(), shutdown, served: watch::Sender::new(false) }),
             sweep: SweepOptions {
                 every: config.runs.sweep_interval,
                 missing_end_sha_after: config.runs.missing_end_sha_timeout,
@@ -314,8 +319,13 @@ impl Application {
         };
         // Soft: streams end with a reason, requests in flight are answered. Hard: whatever is left is cut.
         self.stopping.shutdown.send_replace(true);
+        self.state.previews.stopping.end_streams();
         let soft = async {
-            stop_server(&handle, true).await;
+            tokio::select! {
+                () = stop_server(&handle, true) => {}
+                () = end_rest_before(&self.state.previews.stopping, self.shutdown_timeout) => {}
+            }
+            self.stopping.served.send_replace(true);
             while background.join_next().await.is_some() {}
         };
         tokio::select! {
@@ -352,13 +362,13 @@ impl Application {
             "sweep"
         });
         let (deps, previews) = (self.state.deps.clone(), self.state.previews.open.clone());
-        let shutdown = self.state.shutdown.clone();
+        let shutdown = self.stopping.served.subscribe();
         background.spawn(async move {
             watch_revocations(deps, previews, shutdown).await;
             "revocations"
         });
         let (deps, previews) = (self.state.previews.deps.clone(), self.state.previews.open.clone());
-        let shutdown = self.state.shutdown.clone();
+        let shutdown = self.stopping.served.subscribe();
         background.spawn(async move {
             watch_access(deps, previews, shutdown).await;
             "access"
@@ -370,6 +380,14 @@ impl Application {
         });
         background
     }
+}
+
+/// What is proxied and does not end by itself is cut a little earlier than everything else, so that the connections can
+/// still be closed in order. Does not return.
+async fn end_rest_before(stopping: &proxy::Stopping, timeout: Duration) {
+    sleep(timeout.saturating_sub(LAST_MOMENTS.min(timeout / 4))).await;
+    stopping.end_rest();
+    std::future::pending::<()>().await;
 }
 
 async fn stop_server(handle: &ServerHandle, graceful: bool) {

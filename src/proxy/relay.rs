@@ -16,6 +16,7 @@ use super::forward::{Checkout, Destination, ForwardError, send};
 use super::headers::{Crossing, request_headers};
 use super::parts::ProxyTimeouts;
 use super::returned::response_headers;
+use super::stopping::Stopping;
 use super::upload::{ClientBody, RequestBody, too_large};
 use super::watched::Limit;
 use super::websocket::Tunnel;
@@ -27,6 +28,7 @@ pub(super) struct Relay<'a> {
     pub(super) destination: &'a Destination,
     pub(super) crossing: &'a Crossing<'a>,
     pub(super) timeouts: ProxyTimeouts,
+    pub(super) stopping: &'a Stopping,
     /// Of the whole request.
     pub(super) deadline: Instant,
 }
@@ -58,6 +60,9 @@ impl Relay<'_> {
             () = self.open.cancelled().cancelled() => {
                 return Err(ApiError::new(ErrorCode::Revoked, "the preview session ended"));
             }
+            () = self.stopping.rest().cancelled() => {
+                return Err(ApiError::new(ErrorCode::UpstreamTimeout, "the server is shutting down; try again"));
+            }
         };
         let (mut response, checkout) = sent.map_err(|_| too_late(self.timeouts.http))??;
         if response.status() == hyper::StatusCode::SWITCHING_PROTOCOLS {
@@ -69,7 +74,8 @@ impl Relay<'_> {
             let upgraded = timeout_at(self.deadline, hyper::upgrade::on(&mut response)).await;
             let upgraded = upgraded.map_err(|_| too_late(self.timeouts.http))?;
             let upgraded = upgraded.map_err(|error| unusable(&error.to_string()))?;
-            let tunnel = Tunnel::join(upgraded, payload, self.open.cancelled(), held, self.timeouts.stream_idle);
+            let limit = Limit::idle(self.timeouts.stream_idle, self.stopping);
+            let tunnel = Tunnel::join(upgraded, payload, self.open.cancelled(), held, limit);
             let mut builder = HttpResponse::build(StatusCode::SWITCHING_PROTOCOLS);
             builder.upgrade("websocket");
             self.copy_headers(&response, false, &mut builder)?;
@@ -117,9 +123,9 @@ impl Relay<'_> {
         self.copy_headers(&response, event_stream, &mut builder)?;
         let limit = if event_stream {
             held.slot.keep();
-            Limit::Idle(self.timeouts.stream_idle)
+            Limit::idle(self.timeouts.stream_idle, self.stopping)
         } else {
-            Limit::Until(self.deadline)
+            Limit::until(self.deadline, self.stopping)
         };
         let revoked = self.open.cancelled().clone().cancelled_owned();
         let body = ProxiedBody::new(response.into_body(), length, limit, revoked, checkout, held);

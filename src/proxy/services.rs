@@ -12,6 +12,8 @@ use tokio::time::Instant;
 
 use super::headers::Routing;
 use super::parts::ProxyTimeouts;
+use super::stopping::Stopping;
+use super::strangers::Strangers;
 use crate::auth::PreviewTokens;
 use crate::config::PreviewsConfig;
 use crate::http::ApiError;
@@ -34,6 +36,9 @@ pub struct PreviewServices {
     pub settings: Arc<PreviewsConfig>,
     /// How long the proxy waits.
     pub timeouts: ProxyTimeouts,
+    /// Ends what is under way when the server goes down.
+    pub stopping: Stopping,
+    pub(super) strangers: Arc<Strangers>,
     flags: Arc<Mutex<Flags>>,
 }
 
@@ -49,7 +54,8 @@ impl PreviewServices {
         settings: Arc<PreviewsConfig>,
         timeouts: ProxyTimeouts,
     ) -> Self {
-        Self { deps, open, tokens, settings, timeouts, flags: Arc::default() }
+        let (stopping, strangers, flags) = (Stopping::default(), Arc::default(), Arc::default());
+        Self { deps, open, tokens, settings, timeouts, stopping, strangers, flags }
     }
 
     /// The session, if it is open by the clock of this request too: its own timer may be late, or asleep with the machine.

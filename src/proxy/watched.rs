@@ -9,7 +9,9 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::stopping::Stopping;
 
 /// Why a body ended before its end: the client sees a broken body, never a clean one.
 #[derive(Debug, Error)]
@@ -26,15 +28,36 @@ pub enum BodyEnded {
     /// The session ended.
     #[error("the preview session ended")]
     Revoked,
+    /// The server goes down.
+    #[error("the server is shutting down")]
+    Stopping,
 }
 
 /// What bounds a body.
+#[derive(Debug, Clone)]
+pub struct Limit {
+    time: Time,
+    stop: CancellationToken,
+}
+
 #[derive(Debug, Clone, Copy)]
-pub enum Limit {
+enum Time {
     /// All of it, by this instant.
     Until(Instant),
     /// Silence between two parts.
     Idle(Duration),
+}
+
+impl Limit {
+    /// All of it by this instant, or shortly before the server cuts it.
+    pub fn until(deadline: Instant, stopping: &Stopping) -> Self {
+        Self { time: Time::Until(deadline), stop: stopping.rest().clone() }
+    }
+
+    /// A stream: so much silence between two parts, and the server's soft shutdown.
+    pub fn idle(silence: Duration, stopping: &Stopping) -> Self {
+        Self { time: Time::Idle(silence), stop: stopping.streams().clone() }
+    }
 }
 
 /// When something last came, for streams.
@@ -71,7 +94,8 @@ impl<T: 'static> Watched<T> {
         let watch = actix_web::rt::spawn(async move {
             let why = tokio::select! {
                 () = revoked => BodyEnded::Revoked,
-                why = met(limit, &last) => why,
+                () = limit.stop.cancelled() => BodyEnded::Stopping,
+                why = met(limit.time, &last) => why,
             };
             // Dropped here, whether or not anybody reads.
             drop(watched.live.take());
@@ -123,13 +147,13 @@ impl<T> Drop for Watched<T> {
     }
 }
 
-async fn met(limit: Limit, seen: &LastSeen) -> BodyEnded {
-    match limit {
-        Limit::Until(deadline) => {
+async fn met(time: Time, seen: &LastSeen) -> BodyEnded {
+    match time {
+        Time::Until(deadline) => {
             sleep_until(deadline).await;
             BodyEnded::Timeout
         }
-        Limit::Idle(silence) => loop {
+        Time::Idle(silence) => loop {
             let until = seen.0.get() + silence;
             if until <= Instant::now() {
                 return BodyEnded::Idle;

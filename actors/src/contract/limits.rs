@@ -145,6 +145,9 @@ pub const LIMIT_PROXY_IP_PER_MINUTE: u32 = 3600;
 pub const LIMIT_PROXY_SESSION_BURST: u32 = 240;
 /// Proxied requests of an address: burst in 10 s.
 pub const LIMIT_PROXY_IP_BURST: u32 = 600;
+/// Look-ups in the database, in 10 s and of one address, for proxied requests that show no cookie and whose session is
+/// not open on the server.
+pub const STRANGER_LOOKUPS_MAX: u32 = 60;
 /// Window of the sustained limits.
 pub const LIMIT_SUSTAINED_WINDOW_MS: u64 = 60_000;
 /// Window of the bursts.

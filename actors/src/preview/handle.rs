@@ -110,6 +110,11 @@ impl Previews {
         Err(last)
     }
 
+    /// Whether the session is open in this process. Asks nobody.
+    pub fn is_open(&self, id: PreviewSessionId) -> bool {
+        self.roster.alive(&id).is_some_and(|handle| handle.shown().is_some())
+    }
+
     /// The session's version is this now, by word of the database or of another server: everything that was granted
     /// under an older one ends.
     pub fn close(&self, id: PreviewSessionId, version: i64) {
