@@ -11,7 +11,7 @@ use runwarden_actors::contract::Timestamp;
 use runwarden_actors::contract::limits::STORE_CALL_TIMEOUT_MS;
 use runwarden_actors::ports::store::{SigningKey, StoreError};
 use runwarden_actors::ports::{Clock, Coordination, EvidenceStore, IdSource, Store};
-use runwarden_actors::preview::{watch_access, watch_revocations};
+use runwarden_actors::preview::{Previews, watch_access, watch_revocations};
 use runwarden_actors::registry::{RegistryOptions, Runs};
 use runwarden_actors::run::{Deps, SweepOptions, run_effects, run_sweep};
 use secrecy::ExposeSecret;
@@ -28,7 +28,7 @@ use crate::coordination::{EmbeddedCoordination, RedisCoordination};
 use crate::evidence::ObjectEvidence;
 use crate::http::{AppState, configure};
 use crate::outbound::OutboundClient;
-use crate::proxy::{self, PreviewParts};
+use crate::proxy::PreviewParts;
 use crate::sandbox::{DaytonaSandbox, DockerSandbox, ProcessSandbox, Sandboxes};
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
@@ -323,7 +323,7 @@ impl Application {
         let soft = async {
             tokio::select! {
                 () = stop_server(&handle, true) => {}
-                () = end_rest_before(&self.state.previews.stopping, self.shutdown_timeout) => {}
+                () = let_go_before(&self.state.previews.open, self.shutdown_timeout) => {}
             }
             self.stopping.served.send_replace(true);
             while background.join_next().await.is_some() {}
@@ -384,9 +384,9 @@ impl Application {
 
 /// What is proxied and does not end by itself is cut a little earlier than everything else, so that the connections can
 /// still be closed in order. Does not return.
-async fn end_rest_before(stopping: &proxy::Stopping, timeout: Duration) {
+async fn let_go_before(previews: &Previews, timeout: Duration) {
     sleep(timeout.saturating_sub(LAST_MOMENTS.min(timeout / 4))).await;
-    stopping.end_rest();
+    previews.let_go();
     std::future::pending::<()>().await;
 }
 

@@ -58,10 +58,11 @@ impl Relay<'_> {
         let sent = tokio::select! {
             sent = timeout_at(self.deadline, send(self.destination, outgoing, self.timeouts.connect)) => sent,
             () = self.open.cancelled().cancelled() => {
-                return Err(ApiError::new(ErrorCode::Revoked, "the preview session ended"));
-            }
-            () = self.stopping.rest().cancelled() => {
-                return Err(ApiError::new(ErrorCode::UpstreamTimeout, "the server is shutting down; try again"));
+                return Err(if self.stopping.has_begun() {
+                    ApiError::new(ErrorCode::UpstreamTimeout, "the server is shutting down; try again")
+                } else {
+                    ApiError::new(ErrorCode::Revoked, "the preview session ended")
+                });
             }
         };
         let (mut response, checkout) = sent.map_err(|_| too_late(self.timeouts.http))??;
@@ -74,7 +75,7 @@ impl Relay<'_> {
             let upgraded = timeout_at(self.deadline, hyper::upgrade::on(&mut response)).await;
             let upgraded = upgraded.map_err(|_| too_late(self.timeouts.http))?;
             let upgraded = upgraded.map_err(|error| unusable(&error.to_string()))?;
-            let limit = Limit::idle(self.timeouts.stream_idle, self.stopping);
+            let limit = Limit::Idle(self.timeouts.stream_idle, self.stopping.clone());
             let tunnel = Tunnel::join(upgraded, payload, self.open.cancelled(), held, limit);
             let mut builder = HttpResponse::build(StatusCode::SWITCHING_PROTOCOLS);
             builder.upgrade("websocket");
@@ -123,9 +124,9 @@ impl Relay<'_> {
         self.copy_headers(&response, event_stream, &mut builder)?;
         let limit = if event_stream {
             held.slot.keep();
-            Limit::idle(self.timeouts.stream_idle, self.stopping)
+            Limit::Idle(self.timeouts.stream_idle, self.stopping.clone())
         } else {
-            Limit::until(self.deadline, self.stopping)
+            Limit::Until(self.deadline)
         };
         let revoked = self.open.cancelled().clone().cancelled_owned();
         let body = ProxiedBody::new(response.into_body(), length, limit, revoked, checkout, held);

@@ -1,34 +1,25 @@
 //! How proxied requests end when the server goes down: streams at once, because nobody knows when they would end by
-//! themselves; everything else is let finish until shortly before the server would cut it.
+//! themselves. What else is under way is let finish; shortly before the server would cut it, its sessions are closed.
 
 use tokio_util::sync::CancellationToken;
 
-/// Shared by the server, which is told, and everything that is proxied. Cheap to clone.
+/// Shared by the server, which is told, and the streams that are proxied. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Stopping {
-    streams: CancellationToken,
-    rest: CancellationToken,
-}
+pub struct Stopping(CancellationToken);
 
 impl Stopping {
     /// Ends streams: WebSockets with a close frame, event streams as broken ones, so that a page comes back.
     pub fn end_streams(&self) {
-        self.streams.cancel();
+        self.0.cancel();
     }
 
-    /// Ends all that is left, before the server cuts its connections.
-    pub fn end_rest(&self) {
-        self.streams.cancel();
-        self.rest.cancel();
+    /// Whether the server is going down.
+    pub(super) fn has_begun(&self) -> bool {
+        self.0.is_cancelled()
     }
 
-    /// Fires when streams are to end.
-    pub(super) const fn streams(&self) -> &CancellationToken {
-        &self.streams
-    }
-
-    /// Fires when everything is to end.
-    pub(super) const fn rest(&self) -> &CancellationToken {
-        &self.rest
+    /// Waits until streams are to end.
+    pub(super) async fn begun(&self) {
+        self.0.cancelled().await;
     }
 }

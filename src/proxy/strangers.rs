@@ -44,14 +44,14 @@ impl Strangers {
 
     fn count_at(&self, address: IpAddr, elapsed: Duration) -> Result<(), u64> {
         let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        let window = millis / LIMIT_BURST_WINDOW_MS & 0xffff_ffff;
+        let window = (millis / LIMIT_BURST_WINDOW_MS) & 0xffff_ffff;
         let at = self.spread.hash_one(subject(address)) % self.counters.len() as u64;
         let Some(counter) = usize::try_from(at).ok().and_then(|at| self.counters.get(at)) else { return Ok(()) };
-        let counted = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
+        let admitted = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
             let used = if before >> 32 == window { before & 0xffff_ffff } else { 0 };
-            (used < u64::from(STRANGER_LOOKUPS_MAX)).then_some(window << 32 | (used + 1))
+            (used < u64::from(STRANGER_LOOKUPS_MAX)).then_some((window << 32) | (used + 1))
         });
-        counted.map(drop).map_err(|_| LIMIT_BURST_WINDOW_MS - millis % LIMIT_BURST_WINDOW_MS)
+        admitted.map(drop).map_err(|_| LIMIT_BURST_WINDOW_MS - millis % LIMIT_BURST_WINDOW_MS)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::stopping::Stopping;
 
@@ -35,29 +35,11 @@ pub enum BodyEnded {
 
 /// What bounds a body.
 #[derive(Debug, Clone)]
-pub struct Limit {
-    time: Time,
-    stop: CancellationToken,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Time {
+pub enum Limit {
     /// All of it, by this instant.
     Until(Instant),
-    /// Silence between two parts.
-    Idle(Duration),
-}
-
-impl Limit {
-    /// All of it by this instant, or shortly before the server cuts it.
-    pub fn until(deadline: Instant, stopping: &Stopping) -> Self {
-        Self { time: Time::Until(deadline), stop: stopping.rest().clone() }
-    }
-
-    /// A stream: so much silence between two parts, and the server's soft shutdown.
-    pub fn idle(silence: Duration, stopping: &Stopping) -> Self {
-        Self { time: Time::Idle(silence), stop: stopping.streams().clone() }
-    }
+    /// A stream: so much silence between two parts, and the server's end.
+    Idle(Duration, Stopping),
 }
 
 /// When something last came, for streams.
@@ -94,8 +76,7 @@ impl<T: 'static> Watched<T> {
         let watch = actix_web::rt::spawn(async move {
             let why = tokio::select! {
                 () = revoked => BodyEnded::Revoked,
-                () = limit.stop.cancelled() => BodyEnded::Stopping,
-                why = met(limit.time, &last) => why,
+                why = met(limit, &last) => why,
             };
             // Dropped here, whether or not anybody reads.
             drop(watched.live.take());
@@ -147,18 +128,25 @@ impl<T> Drop for Watched<T> {
     }
 }
 
-async fn met(time: Time, seen: &LastSeen) -> BodyEnded {
-    match time {
-        Time::Until(deadline) => {
+async fn met(limit: Limit, seen: &LastSeen) -> BodyEnded {
+    match limit {
+        Limit::Until(deadline) => {
             sleep_until(deadline).await;
             BodyEnded::Timeout
         }
-        Time::Idle(silence) => loop {
-            let until = seen.0.get() + silence;
-            if until <= Instant::now() {
-                return BodyEnded::Idle;
-            }
-            sleep_until(until).await;
+        Limit::Idle(silence, stopping) => tokio::select! {
+            () = stopping.begun() => BodyEnded::Stopping,
+            () = silent_for(silence, seen) => BodyEnded::Idle,
         },
+    }
+}
+
+async fn silent_for(silence: Duration, seen: &LastSeen) {
+    loop {
+        let until = seen.0.get() + silence;
+        if until <= Instant::now() {
+            return;
+        }
+        sleep_until(until).await;
     }
 }

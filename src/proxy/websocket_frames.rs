@@ -54,7 +54,7 @@ impl Frames {
         if self.had < 2 + extended + mask {
             return None;
         }
-        let long = self.head[2..2 + extended].iter().fold(0, |length, byte| length << 8 | u64::from(*byte));
+        let long = self.head[2..2 + extended].iter().fold(0, |length, byte| (length << 8) | u64::from(*byte));
         Some(if extended == 0 { u64::from(self.head[1] & 0x7f) } else { long })
     }
 

@@ -128,8 +128,9 @@ impl Previews {
         }
     }
 
-    /// Cuts everything: nobody has been able to say for too long whether sessions were taken back.
-    pub(super) fn go_blind(&self) {
+    /// Cuts everything that is under way here and closes no session: nobody has been able to say for too long whether
+    /// sessions were taken back, or this server ends.
+    pub fn let_go(&self) {
         for (_, handle, _) in self.roster.all() {
             // Idle ones too: whoever asks for one again reads its row anew.
             if handle.shown().is_some() {

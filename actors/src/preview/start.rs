@@ -116,12 +116,11 @@ pub async fn bring_up(
         return Err(StoreError::Corrupt(format!("run {} is gone", session.run_id)));
     };
     let allowed = Duration::from_millis(PREVIEW_START_TIMEOUT_MS);
-    let outcome = match timeout(allowed, work(deps, &session, &run, asked_mode)).await {
-        Ok(outcome) => outcome?,
-        Err(_) => {
-            let why = format!("the sandbox did not answer in time: the start took over {} s", allowed.as_secs());
-            Outcome::Failed(PreviewErrorCode::HealthCheckTimeout, Some(why))
-        }
+    let outcome = if let Ok(outcome) = timeout(allowed, work(deps, &session, &run, asked_mode)).await {
+        outcome?
+    } else {
+        let why = format!("the sandbox did not answer in time: the start took over {} s", allowed.as_secs());
+        Outcome::Failed(PreviewErrorCode::HealthCheckTimeout, Some(why))
     };
     let change = match outcome {
         Outcome::Up(upstream) => PreviewMove::Ready { upstream },
