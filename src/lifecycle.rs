@@ -30,6 +30,7 @@ use crate::http::{AppState, configure};
 use crate::outbound::OutboundClient;
 use crate::proxy::PreviewParts;
 use crate::sandbox::{DaytonaSandbox, DockerSandbox, ProcessSandbox, Sandboxes};
+use crate::store::Migrated;
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::telemetry::{TelemetryObserver, install_metrics};
@@ -90,6 +91,12 @@ pub enum ServeError {
 
 /// Opens the database that the settings name.
 pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
+    Ok(open_and_migrate(config).await?.0)
+}
+
+/// The same, with what was done to its schema; nothing where `MIGRATE_ON_START` is off.
+pub async fn open_and_migrate(config: &Config) -> Result<(Arc<dyn Store>, Migrated), StartError> {
+    let mut migrated = Migrated::default();
     let failed = |error| StartError::Database { kind: config.database.kind(), error };
     match &config.database {
         DatabaseConfig::Sqlite(path) => {
@@ -97,21 +104,21 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
             make_private(path)?;
             let store = SqliteStore::open(path).await.map_err(failed)?;
             if config.migrate_on_start {
-                store.migrate().await.map_err(failed)?;
+                migrated = store.migrate().await.map_err(failed)?;
             }
             // Refuses an older schema, where it was not to be migrated.
             store.ping().await.map_err(failed)?;
-            Ok(Arc::new(store))
+            Ok((Arc::new(store), migrated))
         }
         DatabaseConfig::Postgres { url, max_connections } => {
             let limit = Duration::from_millis(STORE_CALL_TIMEOUT_MS);
             let store = PostgresStore::connect(url.expose_secret(), *max_connections, limit).await.map_err(failed)?;
             if config.migrate_on_start {
-                store.migrate().await.map_err(failed)?;
+                migrated = store.migrate().await.map_err(failed)?;
             }
             // Refuses an older schema, where it was not to be migrated.
             store.ping().await.map_err(failed)?;
-            Ok(Arc::new(store))
+            Ok((Arc::new(store), migrated))
         }
     }
 }

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use runwarden_actors::ports::{Clock, StoreError};
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::timeout;
 
 use super::{EXIT_USAGE, Settings};
 use crate::auth::install_crypto;
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::coordination::RedisCoordination;
 use crate::lifecycle::{StartError, open_coordination, open_docker, open_objects, open_store};
 
 /// Time for each check.
@@ -33,6 +35,8 @@ enum Finding {
     Good(String),
     /// Works without it; say what is missing.
     Optional(String),
+    /// Works, and may bring harm later.
+    Warning(String),
     Bad(String),
 }
 
@@ -48,10 +52,14 @@ pub(super) fn run(settings: &Settings) -> Result<ExitCode, anyhow::Error> {
     };
     say!("ok    settings      all readable");
     actix_web::rt::System::new().block_on(async move {
-        let mut bad = 0;
+        let (mut bad, mut warnings) = (0, 0);
         let mut report = |name: &str, finding: Finding| match finding {
             Finding::Good(text) => say!("ok    {name:<13} {text}"),
             Finding::Optional(text) => say!("--    {name:<13} {text}"),
+            Finding::Warning(text) => {
+                warnings += 1;
+                say!("warn  {name:<13} {text}");
+            }
             Finding::Bad(text) => {
                 bad += 1;
                 say!("BAD   {name:<13} {text}");
@@ -59,12 +67,18 @@ pub(super) fn run(settings: &Settings) -> Result<ExitCode, anyhow::Error> {
         };
         report("database", within(database(&config)).await);
         report("coordination", within(coordination(&config)).await);
+        if let Some(url) = &config.redis_url {
+            for finding in redis_memory(url).await {
+                report("redis memory", finding);
+            }
+        }
         report("objects", within(objects(&config)).await);
         report("git", within(git()).await);
         report("docker", within(docker(&config)).await);
         report("process", process(&config));
         if bad == 0 {
-            say!("\nEverything that is needed answers.");
+            let warned = if warnings == 0 { String::new() } else { format!(" Warnings: {warnings}.") };
+            say!("\nEverything that is needed answers.{warned}");
             Ok(ExitCode::SUCCESS)
         } else {
             say!("\n{bad} of the checks failed; a server with these settings would not be ready.");
@@ -111,6 +125,21 @@ async fn coordination(config: &Config) -> Finding {
             }
         }
         Err(error) => Finding::Bad(format!("{error}; check REDIS_URL")),
+    }
+}
+
+/// Whether Redis keeps what must not be forgotten: one finding for each thing to mend.
+async fn redis_memory(url: &SecretString) -> Vec<Finding> {
+    let Ok(redis) = RedisCoordination::new(url.expose_secret()) else { return Vec::new() };
+    match redis.memory().await {
+        Ok(memory) => {
+            let warnings = memory.warnings();
+            if warnings.is_empty() {
+                return vec![Finding::Good("it keeps what it is told (appendonly, noeviction)".into())];
+            }
+            warnings.into_iter().map(Finding::Warning).collect()
+        }
+        Err(error) => vec![Finding::Warning(format!("its settings could not be read: {error}"))],
     }
 }
 

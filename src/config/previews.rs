@@ -23,7 +23,7 @@ pub struct PreviewsConfig {
     pub path_sandbox: bool,
     /// Request headers that are forwarded beside the contract's; lower case.
     pub forward_headers: Vec<String>,
-    /// Who may frame a preview that is opened in a frame, as CSP writes it.
+    /// Who may frame a preview that is opened in a frame, as CSP writes it: what was set, and the preview itself.
     pub frame_ancestors: String,
     /// Names the installation in cache keys.
     pub environment: String,
@@ -109,7 +109,14 @@ fn frame_ancestors(raw: &RawSettings) -> Result<String, ConfigError> {
     let sources = raw.get("PREVIEW_FRAME_ANCESTORS").unwrap_or("*");
     let fine = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b';' | b',') || byte == b' ';
     if !sources.trim().is_empty() && sources.bytes().all(fine) {
-        Ok(sources.trim().to_owned())
+        let listed = |wanted: &[&str]| sources.split(' ').any(|source| wanted.contains(&source));
+        // Each page around a frame has to be allowed: an app that frames pages of its own, and the tab on a path that is
+        // filled by a frame, are around theirs.
+        if listed(&["*", "'none'", "'self'"]) {
+            Ok(sources.trim().to_owned())
+        } else {
+            Ok(format!("{} 'self'", sources.trim()))
+        }
     } else {
         Err(raw.invalid("PREVIEW_FRAME_ANCESTORS", "origins separated by spaces, such as `https://app.example.com`"))
     }
@@ -223,6 +230,14 @@ mod tests {
             read(&[("PREVIEW_FORWARD_HEADERS", "RSC, next-action")]).unwrap().forward_headers,
             ["rsc", "next-action"]
         );
+        for (set, meant) in [
+            ("https://a.example https://b.example", "https://a.example https://b.example 'self'"),
+            ("'self' https://a.example", "'self' https://a.example"),
+            ("* https://a.example", "* https://a.example"),
+            ("'none'", "'none'"),
+        ] {
+            assert_eq!(read(&[("PREVIEW_FRAME_ANCESTORS", set)]).unwrap().frame_ancestors, meant);
+        }
         let pair = LimitPair { per_minute: 9, burst: 3 };
         assert_eq!(read(&[("LIMIT_START_USER", "9/3")]).unwrap().limits.start_user, pair);
     }

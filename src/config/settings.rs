@@ -91,7 +91,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "PREVIEW_FRAME_ANCESTORS",
         "*",
-        "Who may frame previews that are opened in a frame, as CSP writes it: origins separated by spaces.",
+        "Who may frame previews that are opened in a frame, as CSP writes it: origins separated by spaces. Pages embed \
+         previews where their origin stands here by name; `*` lets them frame only.",
     ),
     setting("PREVIEW_ENVIRONMENT", "development", "Names this installation in the keys of shared caches."),
     setting(

@@ -13,6 +13,7 @@ mod expiring;
 mod key_pair;
 mod redis;
 mod redis_keys;
+mod redis_memory;
 mod redis_previews;
 mod redis_scripts;
 
@@ -20,3 +21,4 @@ pub use self::bounds::{COORDINATION_KEY_MAX_BYTES, COORDINATION_SPAN_MAX_MS};
 pub use self::durable::{COORDINATION_FILE, EMBEDDED_MARKS_MAX};
 pub use self::embedded::{EMBEDDED_KEYS_MAX, EmbeddedCoordination};
 pub use self::redis::{REDIS_CALL_TIMEOUT_MS, RedisCoordination, RedisUrlError};
+pub use self::redis_memory::RedisMemory;

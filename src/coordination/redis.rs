@@ -63,7 +63,7 @@ pub struct RedisUrlError;
 /// that met a stale connection tries once more within its own time limit. The crate's own connection manager is
 /// not used: it keeps the error of a refused greeting (a full server, a password not yet set) for good.
 pub struct RedisCoordination {
-    client: Client,
+    pub(super) client: Client,
     slot: Mutex<Slot>,
     acquire: Script,
     release: Script,

@@ -1,7 +1,7 @@
 //! A host application of one page, for a person's own browser: it shows the preview, and gives it a fresh token whenever
 //! one is needed. So the link to it holds no secret.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix_web::dev::ServerHandle;
@@ -18,6 +18,23 @@ const PAGE: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("page.js");
 const STYLE: &str = include_str!("page.css");
 
+/// Where the page will be. It is known before the server starts, which lets pages of no other origin in.
+pub(super) struct Door(TcpListener, u16);
+
+impl Door {
+    /// A free port of loopback.
+    pub(super) fn open() -> anyhow::Result<Self> {
+        let door = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("the page for your browser has no port")?;
+        let port = door.local_addr().context("the page has no address")?.port();
+        Ok(Self(door, port))
+    }
+
+    /// What the page's address may begin with, as `PREVIEW_FRAME_ANCESTORS` takes it.
+    pub(super) fn origins(&self) -> String {
+        format!("http://127.0.0.1:{0} http://localhost:{0}", self.1)
+    }
+}
+
 /// The page's server. It ends with the demonstration.
 pub(super) struct Page {
     pub(super) link: String,
@@ -33,8 +50,14 @@ struct State {
 }
 
 impl Page {
-    /// Serves it on a free port of loopback.
-    pub(super) fn serve(server: &str, key: &SecretString, run: &NewRun, session: Session) -> anyhow::Result<Self> {
+    /// Serves it at this door.
+    pub(super) fn serve(
+        Door(listener, port): Door,
+        server: &str,
+        key: &SecretString,
+        run: &NewRun,
+        session: Session,
+    ) -> anyhow::Result<Self> {
         let (server, key, run) = (server.to_owned(), key.clone(), run.clone());
         let session = Arc::new(Mutex::new(session));
         let listening = HttpServer::new(move || {
@@ -51,13 +74,11 @@ impl Page {
                 .route("/page.css", web::get().to(|| async { text("text/css; charset=utf-8", STYLE) }))
                 .route("/token", web::post().to(token))
         });
-        let listening = listening.workers(1).disable_signals().bind((Ipv4Addr::LOCALHOST, 0));
-        let listening = listening.context("the page for your browser does not start")?;
-        let address: SocketAddr = listening.addrs().first().copied().context("the page has no address")?;
-        let running = listening.run();
+        let listening = listening.workers(1).disable_signals().listen(listener);
+        let running = listening.context("the page for your browser does not start")?.run();
         let handle = running.handle();
         actix_web::rt::spawn(running);
-        Ok(Self { link: format!("http://{address}/"), handle })
+        Ok(Self { link: format!("http://127.0.0.1:{port}/"), handle })
     }
 
     pub(super) async fn stop(self) {

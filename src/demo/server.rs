@@ -23,8 +23,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Everything that it keeps lies in `data`; its sandboxes must lie in `sandboxes`.
-    pub(super) async fn start(data: &Path, sandboxes: &Path, port: u16) -> anyhow::Result<Self> {
+    /// Everything that it keeps lies in `data`; its sandboxes must lie in `sandboxes`; pages of `origins` may embed.
+    pub(super) async fn start(data: &Path, sandboxes: &Path, port: u16, origins: String) -> anyhow::Result<Self> {
         let text = |path: &Path| {
             path.to_str()
                 .map(str::to_owned)
@@ -38,6 +38,7 @@ impl Server {
             // The app listens on loopback, and its preview has a host of its own, which browsers find there.
             ("ALLOWED_UPSTREAM_NETWORKS", "127.0.0.1/32".to_owned()),
             ("PREVIEW_HOST_SUFFIX", "preview.localhost".to_owned()),
+            ("PREVIEW_FRAME_ANCESTORS", origins),
             ("WORKERS", "2".to_owned()),
             ("SHUTDOWN_TIMEOUT_SECONDS", "3".to_owned()),
         ])?;

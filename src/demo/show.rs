@@ -16,7 +16,7 @@ use super::daemon::{Daemon, Place};
 use super::host::{Host, NewRun, RunRow, THREAD};
 use super::link::{FaultPlan, FaultyLink};
 use super::live::LiveReader;
-use super::page::Page;
+use super::page::{Door, Page};
 use super::preview::preview_config;
 use super::report::Report;
 use super::repository::{AGENT, Repo, need_git};
@@ -145,10 +145,12 @@ async fn play(args: &DemoArgs, folder: &Path, stage: &mut Stage, screen: &mut Te
     let repo = Repo::make(paths.repo.clone()).await?;
     screen.say(&format!("  repository  a tea timer, first commit {}", short(repo.start_sha.as_str())));
 
-    let server = Server::start(&paths.data, &folder, args.port).await.with_context(|| match args.port {
-        0 => "the server does not start".to_owned(),
-        port => format!("the server does not start; --port {port} may be taken, without it a free one is used"),
-    })?;
+    let door = Door::open()?;
+    let server =
+        Server::start(&paths.data, &folder, args.port, door.origins()).await.with_context(|| match args.port {
+            0 => "the server does not start".to_owned(),
+            port => format!("the server does not start; --port {port} may be taken, without it a free one is used"),
+        })?;
     let host = Host::new(&server.url, &server.key);
     let (url, key) = (server.url.clone(), server.key.clone());
     stage.server = Some(server);
@@ -229,7 +231,7 @@ async fn play(args: &DemoArgs, folder: &Path, stage: &mut Stage, screen: &mut Te
     }
     if args.keep {
         if let Ok(session) = session {
-            let page = Page::serve(&url, &key, &run, session)?;
+            let page = Page::serve(door, &url, &key, &run, session)?;
             screen.print(&the_link(&page.link));
             stage.page = Some(page);
         }

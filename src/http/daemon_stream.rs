@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use actix_web::web::{self, Bytes};
 use actix_web::{HttpRequest, HttpResponse};
-use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Session};
+use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError, Session};
 use futures_util::{FutureExt, StreamExt};
 use runwarden_actors::contract::limits::{
     ENVELOPE_MAX_BYTES, EVENT_ID_MAX_BYTES, INGEST_BATCH_MAX_BYTES, INGEST_BATCH_MAX_EVENTS, PAYLOAD_VERSION,
 };
 use runwarden_actors::contract::names::HEADER_DAEMON_VERSION;
-use runwarden_actors::contract::{AckFrame, ErrorCode, HelloFrame};
+use runwarden_actors::contract::{AckFrame, ErrorCode, HelloFrame, NumberText};
 use runwarden_actors::run::{Envelope, RunError};
 use serde_json::json;
+use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -72,19 +73,43 @@ pub(super) async fn open(
 #[serde(rename_all = "camelCase")]
 struct Named {
     event_id: Option<serde_json::Value>,
-    seq: Option<serde_json::Value>,
+    /// Number or not: another type must not hide the other name.
+    seq: Option<Box<RawValue>>,
+}
+
+/// An error in its place among the answers, with the refused envelope's names.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ErrorFrame {
+    #[serde(flatten)]
+    body: serde_json::Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<serde_json::Value>,
+    /// As it came: `1e2` stays `1e2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<Box<RawValue>>,
 }
 
 impl Named {
     fn of(body: &[u8]) -> Self {
         let named: Self = serde_json::from_slice(body).unwrap_or_default();
         // Names are short; whatever else stands there is not sent back.
-        let short = |value: &serde_json::Value| match value {
-            serde_json::Value::String(text) => text.len() <= EVENT_ID_MAX_BYTES,
-            serde_json::Value::Number(_) => true,
-            _ => false,
-        };
-        Self { event_id: named.event_id.filter(short), seq: named.seq.filter(short) }
+        let is_text = |value: &serde_json::Value| value.as_str().is_some_and(|text| text.len() <= EVENT_ID_MAX_BYTES);
+        let is_number =
+            |text: &str| text.len() <= EVENT_ID_MAX_BYTES && serde_json::from_str::<NumberText>(text).is_ok();
+        Self { event_id: named.event_id.filter(is_text), seq: named.seq.filter(|raw| is_number(raw.get())) }
+    }
+}
+
+/// What the library says of a message whose fragments are too large together: it has no kind of its own for that.
+const FRAGMENTS_TOO_LARGE: &str = "Exceeded maximum continuation size";
+
+/// Whether a message is larger than an envelope may be, in one frame or in several.
+fn is_too_large(error: &ProtocolError) -> bool {
+    match error {
+        ProtocolError::Overflow => true,
+        ProtocolError::Io(error) => error.to_string() == FRAGMENTS_TOO_LARGE,
+        _ => false,
     }
 }
 
@@ -172,7 +197,7 @@ impl Stream {
         }
     }
 
-    fn frame(frame: Option<Result<AggregatedMessage, actix_ws::ProtocolError>>) -> Frame {
+    fn frame(frame: Option<Result<AggregatedMessage, ProtocolError>>) -> Frame {
         match frame {
             Some(Ok(AggregatedMessage::Text(text))) => Frame::Envelope(text.into_bytes()),
             Some(Ok(AggregatedMessage::Ping(payload))) => Frame::Ping(payload),
@@ -181,7 +206,7 @@ impl Stream {
                 Frame::End(close(CloseCode::Unsupported, "envelopes are text frames"))
             }
             Some(Ok(AggregatedMessage::Close(reason))) => Frame::End(reason),
-            Some(Err(actix_ws::ProtocolError::Overflow)) => {
+            Some(Err(error)) if is_too_large(&error) => {
                 Frame::End(close(CloseCode::Size, "payload_too_large: an envelope is at most 8 MiB"))
             }
             Some(Err(error)) => Frame::End(close(CloseCode::Protocol, &error.to_string())),
@@ -237,13 +262,7 @@ impl Stream {
     async fn send_error(&mut self, error: &ApiError, named: Named) -> Result<(), End> {
         let mut body = error.body();
         body["type"] = json!("error");
-        if let Some(event_id) = named.event_id {
-            body["eventId"] = event_id;
-        }
-        if let Some(seq) = named.seq {
-            body["seq"] = seq;
-        }
-        self.send_text(body.to_string()).await
+        self.send(&ErrorFrame { body, event_id: named.event_id, seq: named.seq }).await
     }
 
     async fn send_text(&mut self, text: String) -> Result<(), End> {

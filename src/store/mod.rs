@@ -15,4 +15,4 @@ mod schema;
 pub mod sqlite;
 mod text;
 
-pub use schema::SchemaVersion;
+pub use schema::{AppliedMigration, Migrated, SchemaVersion};

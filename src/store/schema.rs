@@ -1,6 +1,8 @@
 //! Which migrations a database has had, beside those that this build brings.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::time::Duration;
 
 use runwarden_actors::ports::StoreError;
 use sqlx::migrate::Migrator;
@@ -46,6 +48,47 @@ impl fmt::Display for SchemaVersion {
             }
             Some(applied) => write!(f, "the database is at migration {applied}, {} is wanted", self.wanted),
         }
+    }
+}
+
+/// A migration that a database has had now and had not before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppliedMigration {
+    /// Its number.
+    pub version: i64,
+    /// Its file's name in words.
+    pub description: String,
+    /// How long it took; zero where the database was not told.
+    pub took: Duration,
+}
+
+/// What bringing a schema up to date did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Migrated {
+    /// What was applied, in order.
+    pub applied: Vec<AppliedMigration>,
+    /// How many were in place before, those of newer builds included.
+    pub in_place: usize,
+}
+
+/// What is read of `_sqlx_migrations`, in order: version, description, nanoseconds (-1 where they were not written).
+pub(super) const MIGRATIONS: &str =
+    "select version, description, execution_time from _sqlx_migrations order by version";
+
+/// A row of [`MIGRATIONS`].
+pub(super) type MigrationRow = (i64, String, i64);
+
+impl Migrated {
+    /// From the rows before and after.
+    pub(super) fn between(before: &[MigrationRow], after: Vec<MigrationRow>) -> Self {
+        let known: HashSet<i64> = before.iter().map(|(version, ..)| *version).collect();
+        let fresh = after.into_iter().filter(|(version, ..)| !known.contains(version));
+        let applied = fresh.map(|(version, description, nanos)| AppliedMigration {
+            version,
+            description,
+            took: Duration::from_nanos(u64::try_from(nanos).unwrap_or_default()),
+        });
+        Self { applied: applied.collect(), in_place: before.len() }
     }
 }
 

@@ -102,6 +102,68 @@ on_both!(strange_but_possible_values_are_set_aside_or_kept, |db| {
     });
 });
 
+#[test]
+fn bytes_that_are_no_http_are_refused_by_the_library_with_an_empty_body() {
+    block_on(async {
+        let server = TestServer::start(crate::app::Db::Sqlite);
+        let many = "x: y\r\n".repeat(97);
+        for (head, status) in [
+            ("GARBAGE\r\n\r\n".to_owned(), "400 Bad Request"),
+            ("GET /healthz HTTP/1.1\r\nno header\r\n\r\n".to_owned(), "400 Bad Request"),
+            (format!("GET /healthz HTTP/1.1\r\n{many}\r\n"), "431 Request Header Fields Too Large"),
+        ] {
+            let mut stream = TcpStream::connect(server.url.strip_prefix("http://").unwrap()).unwrap();
+            stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
+            assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+        }
+    });
+}
+
+on_both!(an_unusable_seq_comes_back_in_the_spelling_that_was_sent, |db| {
+    block_on(async {
+        let server = TestServer::start(db);
+        let run = server.run("t", "c", "s").await;
+        let spellings = ["1e2", "1E2", "1.0", "1.50", "-0", "18446744073709551616", "1e400", "123456789012345678901"];
+        for seq in spellings {
+            let body = with(v2(&run, 0), json!({"seq": "HERE"})).to_string().replace("\"HERE\"", seq);
+            let request = server.http.post(format!("{}/api/daemon-event", server.url));
+            let answer = request.header("X-Daemon-Token", &run.token).body(body).send().await.unwrap();
+            assert_eq!(answer.status(), 202, "{seq}");
+            let text = answer.text().await.unwrap();
+            assert!(text.contains(&format!("\"acknowledgedSeq\":{seq},")), "{seq}: {text}");
+            assert!(text.contains("\"reason\":\"payload_version_mismatch\""), "{text}");
+        }
+        // What is set aside is what was sent, letter for letter.
+        let set_aside = server.quarantine("t").await;
+        assert_eq!(set_aside.len(), spellings.len());
+        for seq in spellings {
+            let spelt = format!("\"seq\":{seq},");
+            let kept = |row: &&Value| row["payloadPrefix2k"].as_str().unwrap().contains(&spelt);
+            assert_eq!(set_aside.iter().filter(kept).count(), 1, "{seq}");
+        }
+        assert!(server.events(&run).await.is_empty());
+    });
+});
+
+on_both!(an_event_id_cut_inside_a_character_is_refused_and_says_so, |db| {
+    block_on(async {
+        let server = TestServer::start(db);
+        let run = server.run("t", "c", "s").await;
+        for field in ["eventId", "runId", "threadId"] {
+            let body = with(v2(&run, 0), json!({field: "HERE"})).to_string().replace("\"HERE\"", r#""\ud800""#);
+            let (status, answer) = server.event_raw(Some(&run.token), body).await;
+            assert_eq!((status, &answer["code"]), (400, &json!("invalid_request")), "{field}");
+            let message = answer["message"].as_str().unwrap();
+            assert!(message.contains("surrogate"), "{field}: {message}");
+        }
+        assert!(server.events(&run).await.is_empty() && server.quarantine("t").await.is_empty());
+    });
+});
+
 on_both!(internal_bodies_and_paths_are_checked, |db| {
     block_on(async {
         let server = TestServer::start(db);

@@ -136,6 +136,43 @@ on_both!(what_is_no_envelope_frame_ends_the_stream_with_a_reason, |db| {
     });
 });
 
+on_both!(a_message_that_is_too_large_in_fragments_is_too_large_all_the_same, |db| {
+    block_on(async {
+        let server = TestServer::start(db);
+        let run = server.run("t", "c", "s").await;
+        let mut socket = connect(&server, &run).await;
+        text(&mut socket).await;
+        send(&mut socket, &v2(&run, 0)).await;
+        assert_eq!(text(&mut socket).await["status"], "accepted");
+        let part = || Bytes::from(vec![b' '; 4 << 20]);
+        // The third is one too many; nothing that would end the message is sent, so the server need not read on.
+        for item in [Item::FirstText(part()), Item::Continue(part()), Item::Continue(Bytes::from_static(b"{"))] {
+            socket.send(Message::Continuation(item)).await.unwrap();
+        }
+        let Frame::Close(Some(reason)) = frame(&mut socket).await else { panic!("no close") };
+        assert_eq!(reason.code, CloseCode::Size);
+        assert!(reason.description.unwrap().starts_with("payload_too_large"));
+        assert_eq!(server.events(&run).await.len(), 1);
+    });
+});
+
+on_both!(a_refused_envelope_is_named_in_its_own_spelling, |db| {
+    block_on(async {
+        let server = TestServer::start(db);
+        let run = server.run("t", "c", "s").await;
+        let mut socket = connect(&server, &run).await;
+        text(&mut socket).await;
+        for (seq, named) in [("1e2", "1e2"), ("18446744073709551616", "18446744073709551616"), ("[1]", "")] {
+            let body = with(v2(&run, 0), json!({"threadId": "another", "seq": "HERE"}));
+            socket.send(Message::Text(body.to_string().replace("\"HERE\"", seq).into())).await.unwrap();
+            let Frame::Text(error) = frame(&mut socket).await else { panic!("no error") };
+            let error = String::from_utf8(error.to_vec()).unwrap();
+            assert_eq!(error.contains(&format!("\"seq\":{named}")), !named.is_empty(), "{error}");
+            assert!(error.contains(&format!("\"eventId\":{}", v2(&run, 0)["eventId"])), "{error}");
+        }
+    });
+});
+
 on_both!(a_stream_needs_a_token_and_a_handshake, |db| {
     block_on(async {
         let server = TestServer::start(db);

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::app::{Db, Options, block_on};
 use crate::chromium::{Chromium, third_party_cookies};
-use crate::host_page::HostPage;
+use crate::host_page::{Door, HostPage};
 use crate::preview::Stage;
 use crate::site;
 
@@ -26,12 +26,14 @@ fn loaded() -> serde_json::Value {
     json!(["Hello from the sandbox", "ran", 8])
 }
 
-async fn stage(options: Options) -> (Stage, String) {
-    let stage = Stage::new(options, site::start()).await;
+/// A server that lets in the page at the door, and a ready session.
+async fn stage(options: Options) -> (Stage, String, Door) {
+    let door = Door::open();
+    let stage = Stage::new(door.lets_in(options), site::start()).await;
     let session = stage.start().await;
     assert_eq!(session["state"], "ready", "{session}");
     let id = session["previewSessionId"].as_str().unwrap().to_owned();
-    (stage, id)
+    (stage, id, door)
 }
 
 async fn revoke(stage: &Stage, id: &str) {
@@ -40,9 +42,9 @@ async fn revoke(stage: &Stage, id: &str) {
 }
 
 /// The page around it, in a browser with these preferences, until the element is in this state.
-async fn shown(page: HostPage, host: &str, preferences: serde_json::Value, state: &str) -> Chromium {
+async fn shown(page: HostPage, door: &Door, host: &str, preferences: serde_json::Value, state: &str) -> Chromium {
     let browser = Chromium::with_preferences(preferences).await;
-    let port = page.serve();
+    let port = page.serve(door);
     browser.goto(&format!("http://{host}:{port}/")).await;
     browser.until(STATE, state).await;
     browser
@@ -57,9 +59,9 @@ async fn assert_the_app_is_in_the_frame(browser: &Chromium) {
 #[test]
 fn a_frame_shows_the_app_until_it_is_revoked() {
     block_on(async {
-        let (stage, id) = stage(Options::new(Db::Sqlite)).await;
+        let (stage, id, door) = stage(Options::new(Db::Sqlite)).await;
         let page = HostPage::of(&stage.server, &id, "").await;
-        let browser = shown(page, "localhost", json!({}), "ready").await;
+        let browser = shown(page, &door, "localhost", json!({}), "ready").await;
         assert_the_app_is_in_the_frame(&browser).await;
         browser.until(LIVE, true).await;
         // The sandbox keeps the app away from our origin, where all previews are.
@@ -88,10 +90,10 @@ fn a_frame_shows_the_app_until_it_is_revoked() {
 #[test]
 fn a_frame_in_a_page_of_the_same_site_loads_its_script_and_image() {
     block_on(async {
-        let (stage, id) = stage(Options::new(Db::Sqlite)).await;
         for taken in [false, true] {
+            let (stage, id, door) = stage(Options::new(Db::Sqlite)).await;
             let page = HostPage::of(&stage.server, &id, "").await;
-            let browser = shown(page, "127.0.0.1", third_party_cookies(taken), "ready").await;
+            let browser = shown(page, &door, "127.0.0.1", third_party_cookies(taken), "ready").await;
             assert_the_app_is_in_the_frame(&browser).await;
             browser.until(LIVE, true).await;
         }
@@ -102,9 +104,9 @@ fn a_frame_in_a_page_of_the_same_site_loads_its_script_and_image() {
 #[test]
 fn a_frame_works_where_third_party_cookies_are_blocked() {
     block_on(async {
-        let (stage, id) = stage(Options::new(Db::Sqlite)).await;
+        let (stage, id, door) = stage(Options::new(Db::Sqlite)).await;
         let page = HostPage::of(&stage.server, &id, "").await;
-        let browser = shown(page, "localhost", third_party_cookies(false), "ready").await;
+        let browser = shown(page, &door, "localhost", third_party_cookies(false), "ready").await;
         assert_the_app_is_in_the_frame(&browser).await;
         browser.until(LIVE, true).await;
     });
@@ -113,9 +115,9 @@ fn a_frame_works_where_third_party_cookies_are_blocked() {
 #[test]
 fn where_all_its_cookies_are_blocked_a_tab_is_offered_with_the_reason() {
     block_on(async {
-        let (stage, id) = stage(Options::new(Db::Sqlite)).await;
+        let (stage, id, door) = stage(Options::new(Db::Sqlite)).await;
         let page = HostPage::of(&stage.server, &id, "").await;
-        let port = page.clone().serve();
+        let port = page.clone().serve(&door);
         let pair = format!("{},http://localhost:{port}", stage.server.url);
         let mut blocked = third_party_cookies(false);
         blocked["profile.content_settings.exceptions.cookies"] = json!({pair: {"setting": 2}});
@@ -139,9 +141,9 @@ fn where_all_its_cookies_are_blocked_a_tab_is_offered_with_the_reason() {
 #[test]
 fn a_tab_on_a_path_has_no_frame_where_third_party_cookies_are_taken() {
     block_on(async {
-        let (stage, id) = stage(Options::new(Db::Sqlite)).await;
+        let (stage, id, door) = stage(Options::new(Db::Sqlite)).await;
         let page = HostPage::of(&stage.server, &id, "mode=\"new_tab\" path=\"/?deep=link\"").await;
-        let browser = shown(page, "localhost", third_party_cookies(true), "new_tab").await;
+        let browser = shown(page, &door, "localhost", third_party_cookies(true), "new_tab").await;
         browser.click(BUTTON).await;
         browser.tab(2).await;
         browser.until(LOADED, loaded()).await;
@@ -151,12 +153,30 @@ fn a_tab_on_a_path_has_no_frame_where_third_party_cookies_are_taken() {
     });
 }
 
+/// `*` lets every page frame, and none call with a person's cookie.
+#[test]
+fn a_page_that_is_not_listed_by_name_reads_nothing() {
+    block_on(async {
+        let stage = Stage::new(Options::new(Db::Sqlite), site::start()).await;
+        let session = stage.start().await;
+        let id = session["previewSessionId"].as_str().unwrap();
+        let page = HostPage::of(&stage.server, id, "").await;
+        let browser = Chromium::start().await;
+        let port = page.serve(&Door::open());
+        browser.goto(&format!("http://localhost:{port}/")).await;
+        browser.until(STATE, "error").await;
+        let asked =
+            "return performance.getEntriesByType('resource').filter((e) => e.name.includes('/api/preview/')).length";
+        assert!(browser.run(asked).await.as_u64().unwrap() > 1, "it asked for more than its script");
+    });
+}
+
 #[test]
 fn what_cannot_be_shown_is_said_in_words() {
     block_on(async {
-        let (stage, id) = stage(Options::new(Db::Sqlite)).await;
+        let (stage, id, door) = stage(Options::new(Db::Sqlite)).await;
         let page = HostPage::of(&stage.server, &id, "unsupported-reason=\"missing_config\"").await;
-        let browser = shown(page, "localhost", json!({}), "unsupported").await;
+        let browser = shown(page, &door, "localhost", json!({}), "unsupported").await;
         let says = browser.run(SAYS).await;
         assert!(says.as_str().unwrap().contains(".terragon/preview.json"), "{says}");
         // The same element goes on with what the page sets next.

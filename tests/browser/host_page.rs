@@ -1,10 +1,32 @@
 //! A host application: one page with the element, under a strict policy, on an origin of its own.
 
+use std::net::TcpListener;
+
 use actix_web::http::header;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use serde_json::json;
 
-use crate::app::TestServer;
+use crate::app::{Options, TestServer};
+
+/// Where the page will be: the server has to know before it starts.
+pub struct Door(TcpListener);
+
+impl Door {
+    /// A free port.
+    pub fn open() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    pub fn port(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
+    }
+
+    /// Lets the page embed previews, under both of its names.
+    pub fn lets_in(&self, options: Options) -> Options {
+        let port = self.port();
+        options.set("PREVIEW_FRAME_ANCESTORS", format!("http://localhost:{port} http://127.0.0.1:{port}"))
+    }
+}
 
 /// What the page is made of.
 #[derive(Clone)]
@@ -70,8 +92,8 @@ impl HostPage {
         )
     }
 
-    /// Serves it on a free port, which is returned; it ends with its system.
-    pub fn serve(self) -> u16 {
+    /// Serves it at the door, whose port is returned; it ends with its system.
+    pub fn serve(self, door: &Door) -> u16 {
         let server = HttpServer::new(move || {
             let (page, script) = (self.clone(), self.clone());
             App::new()
@@ -93,9 +115,8 @@ impl HostPage {
                     }),
                 )
         });
-        let server = server.workers(1).disable_signals().bind(("127.0.0.1", 0)).unwrap();
-        let port = server.addrs()[0].port();
+        let server = server.workers(1).disable_signals().listen(door.0.try_clone().unwrap()).unwrap();
         actix_web::rt::spawn(server.run());
-        port
+        door.port()
     }
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::app::{Db, Options, block_on};
 use crate::chromium::{Chromium, third_party_cookies};
-use crate::host_page::HostPage;
+use crate::host_page::{Door, HostPage};
 use crate::preview::Stage;
 use crate::site;
 
@@ -15,24 +15,25 @@ const LOADED: &str = "return [document.querySelector('h1')?.textContent, documen
                       document.getElementById('dot')?.naturalWidth]";
 
 /// A server with preview hosts, and a ready session with its origin.
-async fn stage() -> (Stage, String, String) {
+async fn stage() -> (Stage, String, String, Door) {
+    let door = Door::open();
     let options = Options::new(Db::Sqlite).set("PREVIEW_HOST_SUFFIX", "preview.localhost");
-    let stage = Stage::new(options, site::start()).await;
+    let stage = Stage::new(door.lets_in(options), site::start()).await;
     let session = stage.start().await;
     assert_eq!(session["state"], "ready", "{session}");
     let id = session["previewSessionId"].as_str().unwrap().to_owned();
     let port = stage.server.url.rsplit_once(':').unwrap().1;
     let origin = format!("http://{}:{port}", session["previewHost"].as_str().unwrap());
-    (stage, id, origin)
+    (stage, id, origin, door)
 }
 
 /// The page around it, with the element told of the preview's host.
-async fn opened(stage: &Stage, id: &str, origin: &str, mode: &str) -> Chromium {
+async fn opened(stage: &Stage, door: &Door, id: &str, origin: &str, mode: &str) -> Chromium {
     let host = format!("{id}.preview.localhost");
     let mut page = HostPage::of(&stage.server, id, &format!("mode=\"{mode}\" preview-host=\"{host}\"")).await;
     origin.clone_into(&mut page.hosts);
     let browser = Chromium::with_preferences(third_party_cookies(false)).await;
-    let port = page.serve();
+    let port = page.serve(door);
     browser.goto(&format!("http://localhost:{port}/")).await;
     browser
 }
@@ -40,8 +41,8 @@ async fn opened(stage: &Stage, id: &str, origin: &str, mode: &str) -> Chromium {
 #[test]
 fn a_tab_on_a_host_of_its_own_has_all_that_an_app_needs() {
     block_on(async {
-        let (stage, id, origin) = stage().await;
-        let browser = opened(&stage, &id, &origin, "new_tab").await;
+        let (stage, id, origin, door) = stage().await;
+        let browser = opened(&stage, &door, &id, &origin, "new_tab").await;
         browser.until(STATE, "new_tab").await;
         browser.click(BUTTON).await;
         browser.tab(2).await;
@@ -70,8 +71,8 @@ fn a_tab_on_a_host_of_its_own_has_all_that_an_app_needs() {
 #[test]
 fn a_frame_on_a_host_of_its_own_shows_absolute_paths_and_ends_with_the_session() {
     block_on(async {
-        let (stage, id, origin) = stage().await;
-        let browser = opened(&stage, &id, &origin, "auto").await;
+        let (stage, id, origin, door) = stage().await;
+        let browser = opened(&stage, &door, &id, &origin, "auto").await;
         browser.until(STATE, "ready").await;
         browser.enter(FRAME).await;
         browser.until(LOADED, json!(["Hello from the sandbox", "ran", 8])).await;
@@ -92,7 +93,7 @@ fn a_frame_on_a_host_of_its_own_shows_absolute_paths_and_ends_with_the_session()
 #[test]
 fn people_who_are_not_let_in_read_why_and_programs_get_the_code() {
     block_on(async {
-        let (stage, id, origin) = stage().await;
+        let (stage, id, origin, _door) = stage().await;
         let browser = Chromium::start().await;
         browser.phone().await;
         for url in [format!("{origin}/"), format!("{}/api/preview/proxy/{id}/", stage.server.url)] {
@@ -123,8 +124,8 @@ fn host_of(url: &str) -> &str {
 #[test]
 fn two_elements_of_one_session_do_not_disturb_each_other() {
     block_on(async {
-        let (stage, id, origin) = stage().await;
-        let browser = opened(&stage, &id, &origin, "auto").await;
+        let (stage, id, origin, door) = stage().await;
+        let browser = opened(&stage, &door, &id, &origin, "auto").await;
         let states = "return [...document.querySelectorAll('runwarden-preview')].map((element) => element.state)";
         browser.until(states, json!(["ready"])).await;
         let double = "const first = document.querySelector('runwarden-preview'); const second = first.cloneNode(); \

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::app::{Db, Options, TestServer, block_on};
 use crate::chromium::Chromium;
 use crate::docker::DockerEngine;
-use crate::host_page::HostPage;
+use crate::host_page::{Door, HostPage};
 use crate::preview::bound_run_with;
 
 /// Its sandbox's name; `bound_run_with` binds runs to it.
@@ -53,7 +53,9 @@ fn a_change_in_the_sandbox_reaches_the_page_without_a_reload() {
         install(folder.path());
         let engine = DockerEngine::shared();
         engine.run_reachable_with_programs(CONTAINER, "0:0", folder.path()).await;
-        let options = Options::new(Db::Sqlite)
+        let door = Door::open();
+        let options = door
+            .lets_in(Options::new(Db::Sqlite))
             .set("DOCKER_HOST", engine.host())
             .set("PREVIEW_HOST_SUFFIX", "preview.localhost")
             .set("ALLOWED_UPSTREAM_NETWORKS", "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16");
@@ -71,7 +73,7 @@ fn a_change_in_the_sandbox_reaches_the_page_without_a_reload() {
         let mut page = HostPage::of(&server, id, &format!("mode=\"new_tab\" preview-host=\"{host}\"")).await;
         page.hosts = format!("http://{host}:{}", server.url.rsplit_once(':').unwrap().1);
         let browser = Chromium::start().await;
-        browser.goto(&format!("http://localhost:{}/", page.serve())).await;
+        browser.goto(&format!("http://localhost:{}/", page.serve(&door))).await;
         browser
             .run("document.querySelector('runwarden-preview').addEventListener('click', (e) => e.target.openTab())")
             .await;

@@ -77,7 +77,7 @@ impl State {
         let mut ack = Ack {
             success: true,
             acknowledged_event_id: Some(envelope.event_id.to_string()),
-            acknowledged_seq: Some(seq.into()),
+            acknowledged_seq: Some(serde_json::from_str(&seq.to_string()).unwrap()),
             status: AckStatus::Ignored,
             reason: None,
         };

@@ -78,6 +78,30 @@ fn a_database_that_is_stopped_and_started_again() {
 }
 
 #[test]
+fn a_database_that_refuses_connections_is_known_long_before_a_call_ends() {
+    let mut database = Database::start_new(None);
+    block_on(async {
+        let (_server, remote) = server_on(database.port);
+        let run = remote.run("t", "c", "s").await;
+        assert_eq!(remote.event(&run, &v2(&run, 0)).await.expect("an answer").status, 200);
+        database.stop();
+        // A pool that tries a refused connection again gives up after 5 s.
+        let patience = Duration::from_secs(3);
+        for _ in 0..3 {
+            let event = v2(&run, 1);
+            let answer = tokio::time::timeout(patience, remote.event(&run, &event)).await.expect("an answer in time");
+            answer.expect("an answer").assert_store_unavailable();
+            let row = format!("/api/internal/runs/{}", run.id);
+            let answer = tokio::time::timeout(patience, remote.internal(reqwest::Method::GET, &row, None)).await;
+            answer.expect("an answer in time").expect("an answer").assert_store_unavailable();
+        }
+        database.start();
+        remote.until_ready().await;
+        assert_eq!(remote.event(&run, &v2(&run, 1)).await.expect("an answer").status, 200);
+    });
+}
+
+#[test]
 fn connections_that_are_cut_lossy_or_refused() {
     let database = Database::start_new(None);
     let cable = Cable::to(database.port);

@@ -145,7 +145,7 @@ fn a_refused_navigation_is_a_page_and_anything_else_is_json() {
             (page.status(), header(&page, "content-type")),
             (StatusCode::UNAUTHORIZED, "text/html; charset=utf-8")
         );
-        assert!(header(&page, "content-security-policy").ends_with("frame-ancestors https://app.example"));
+        assert!(header(&page, "content-security-policy").ends_with("frame-ancestors https://app.example 'self'"));
         assert!(page.headers().contains_key("x-proxy-req-id"));
         assert!(page.text().await.unwrap().contains("<code>permission_denied</code>"));
         let json = ask("application/json", "cors").await.unwrap();
@@ -167,5 +167,50 @@ fn the_script_is_for_every_page_and_is_sent_once() {
         let again = stage.server.http.get(&url).header("if-none-match", &tag).send().await.unwrap();
         assert_eq!((again.status(), header(&again, "etag")), (StatusCode::NOT_MODIFIED, tag.as_str()));
         assert!(again.text().await.unwrap().is_empty());
+    });
+}
+
+/// What a page of this origin is told about reading answers with a person's cookie: to its preflight, to an exchange that
+/// fails, and to one that does not.
+async fn allowed(stage: &Stage, origin: &str) -> Vec<(String, String)> {
+    let session = stage.start().await;
+    let id = session["previewSessionId"].as_str().unwrap();
+    let url = format!("{}/api/preview/session/{id}/exchange", stage.server.url);
+    let token = session["exchangeToken"].as_str().unwrap();
+    let http = &stage.server.http;
+    let mut told = Vec::new();
+    for (request, status) in [
+        (http.request(Method::OPTIONS, &url), StatusCode::NO_CONTENT),
+        (http.post(&url).bearer_auth("no token"), StatusCode::UNAUTHORIZED),
+        (http.post(&url).bearer_auth(token), StatusCode::OK),
+    ] {
+        let answer = request.header("origin", origin).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{origin}");
+        assert_eq!(header(&answer, "vary"), "Origin");
+        let said = |name| header(&answer, name).to_owned();
+        told.push((said("access-control-allow-origin"), said("access-control-allow-credentials")));
+    }
+    told
+}
+
+#[test]
+fn only_pages_that_are_listed_by_name_may_call_with_a_persons_cookie() {
+    block_on(async {
+        let nothing = vec![(String::new(), String::new()); 3];
+        let everything = |origin: &str| vec![(origin.to_owned(), "true".to_owned()); 3];
+        // The default is `*`: whoever likes may frame.
+        for options in [Options::new(Db::Sqlite), Options::new(Db::Sqlite).set("PREVIEW_FRAME_ANCESTORS", "*")] {
+            let stage = stage(options).await;
+            for origin in ["https://app.example", "null", "*", &stage.server.url.clone()] {
+                assert_eq!(allowed(&stage, origin).await, nothing, "{origin}");
+            }
+        }
+        let listed = "* https://app.example https://*.more.example";
+        let stage = stage(Options::new(Db::Sqlite).set("PREVIEW_FRAME_ANCESTORS", listed)).await;
+        assert_eq!(allowed(&stage, "https://app.example").await, everything("https://app.example"));
+        for origin in ["https://other.example", "https://app.example.evil.example", "https://a.more.example", "'self'"]
+        {
+            assert_eq!(allowed(&stage, origin).await, nothing, "{origin}");
+        }
     });
 }

@@ -211,7 +211,7 @@ fn a_framed_answer_carries_our_frame_policy_and_the_sandbox() {
                 "default-src 'self'; img-src *, default-src 'none'",
                 "script-src 'self'",
                 SANDBOX,
-                "frame-ancestors https://app.example"
+                "frame-ancestors https://app.example 'self'"
             ]
         );
     });

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use runwarden::store::Migrated;
 use runwarden::store::postgres::PostgresStore;
 use runwarden::store::sqlite::SqliteStore;
 use runwarden_actors::contract::RunId;
@@ -52,10 +53,10 @@ impl Database {
     }
 
     /// What a server does when it starts.
-    pub async fn migrate(&self) {
+    pub async fn migrate(&self) -> Migrated {
         match &self.place {
             Place::Postgres(url) => {
-                PostgresStore::connect(url, 3, CALL_TIMEOUT).await.unwrap().migrate().await.unwrap();
+                PostgresStore::connect(url, 3, CALL_TIMEOUT).await.unwrap().migrate().await.unwrap()
             }
             Place::Sqlite(path, _) => SqliteStore::open(path).await.unwrap().migrate().await.unwrap(),
         }

@@ -1,9 +1,12 @@
 //! Several servers on one database.
 
+use std::time::Duration;
+
 use futures_util::future::{join, join_all};
 use runwarden_actors::contract::{QuarantineReason, RunId, RunStatus};
 use runwarden_actors::ports::Store;
-use runwarden_actors::ports::store::{BindOutcome, CommitOutcome, CreateRunOutcome, RunChange};
+use runwarden_actors::ports::store::{BindOutcome, CommitOutcome, CreateRunOutcome, RunChange, RunCommit, Seen};
+use tokio::time::timeout;
 
 use crate::harness::Database;
 use crate::sample::{
@@ -16,6 +19,40 @@ on_both!(
     starts_bindings_and_status_changes_never_wait_in_a_circle,
     one_body_quarantined_by_two_servers_leaves_one_row,
 );
+
+/// Whoever has lost too often makes the others wait, and is not waited for longer than it needs.
+#[tokio::test]
+async fn a_run_that_is_held_is_moved_by_its_holder_alone() {
+    let database = Database::postgres().await;
+    let other = database.another_server().await;
+    let run = run(&*database.store).await;
+    let mut held = other.hold_run(run.run_id).await.unwrap().expect("there is such a run");
+    assert_eq!(held.run().revision, run.revision);
+    let mut theirs = Box::pin(database.store.commit(commit(&run, vec![event(0, "theirs")])));
+    assert!(timeout(Duration::from_millis(200), &mut theirs).await.is_err(), "it did not wait");
+    assert_eq!(
+        held.seen(&[(Some(event(0, "ours").event_id.unwrap()), Some(seq(0)))]).await.unwrap(),
+        [Seen::default()]
+    );
+    let running =
+        RunChange { status: Some(RunStatus::Running), last_accepted_seq: Some(seq(0)), ..RunChange::default() };
+    let ours = RunCommit { change: running, ..commit(held.run(), vec![event(0, "ours")]) };
+    assert_eq!(held.commit(ours).await.unwrap(), CommitOutcome::Applied { quarantined: 0 });
+    assert_eq!(theirs.await.unwrap(), CommitOutcome::Conflict);
+
+    // Let go without a commit, and with one that is refused: nothing is written, and nobody waits.
+    let after = loaded(&*other, run.run_id).await;
+    drop(other.hold_run(run.run_id).await.unwrap());
+    let held = other.hold_run(run.run_id).await.unwrap().unwrap();
+    assert_eq!(held.commit(commit(&run, vec![event(1, "stale")])).await.unwrap(), CommitOutcome::Conflict);
+    let held = other.hold_run(run.run_id).await.unwrap().unwrap();
+    assert_eq!(held.commit(commit(&after, vec![event(1, "ours")])).await.unwrap(), CommitOutcome::Conflict);
+    let next = database.store.commit(commit(&after, vec![event(1, "next")])).await.unwrap();
+    assert_eq!(next, CommitOutcome::Applied { quarantined: 0 });
+    assert_eq!(loaded(&*other, run.run_id).await.status, RunStatus::Running);
+    assert!(other.hold_run(new_run("t", "nobody", "s").run_id).await.unwrap().is_none());
+    assert!(!database.had_deadlocks());
+}
 
 /// Stores the events 0 to `last` of a run, whoever else does the same: what is stored by now is skipped.
 async fn store_all(store: &dyn Store, run: RunId, last: i64) -> i64 {

@@ -17,16 +17,23 @@ const GUARD: &str = r#""$@" >/dev/null 2>&1 & server=$!; cat >/dev/null; kill -K
 pub struct RedisServer {
     port: u16,
     password: Option<&'static str>,
+    arguments: Vec<String>,
     guard: Option<Child>,
 }
 
 impl RedisServer {
     /// Starts one on a free port and waits until it answers.
     pub fn spawn(password: Option<&'static str>) -> Self {
+        Self::spawn_with(password, &[])
+    }
+
+    /// The same with more arguments, which count more than its own.
+    pub fn spawn_with(password: Option<&'static str>, arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         // Another process may take the free port before Redis does.
         for _ in 0..5 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let mut server = Self { port, password, guard: None };
+            let mut server = Self { port, password, arguments: arguments.clone(), guard: None };
             if server.try_start() {
                 return server;
             }
@@ -84,7 +91,7 @@ impl RedisServer {
         self.stop();
         let mut command = Command::new("sh");
         command.args(["-c", GUARD, "redis-guard", "redis-server", "--save", "", "--appendonly", "no"]);
-        command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
+        command.args(&self.arguments).args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
         if let Some(password) = self.password {
             command.args(["--requirepass", password]);
         }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::enums::names;
+use super::number::NumberText;
 use super::{CommitSha, EventId, RunId, Seq, ThreadChatId, ThreadId};
 
 /// A daemon envelope of version 2, as a daemon writes it. The server reads more leniently: see the reference.
@@ -82,7 +83,7 @@ pub struct Ack {
     /// The envelope's `eventId`, as it came; null where it had none.
     pub acknowledged_event_id: Option<String>,
     /// The envelope's `seq`, as it came; null where it had none.
-    pub acknowledged_seq: Option<serde_json::Number>,
+    pub acknowledged_seq: Option<NumberText>,
     /// What became of it.
     pub status: AckStatus,
     /// Why it was not, or not only, stored.
@@ -107,7 +108,7 @@ pub struct AckFrame {
     /// The envelope's `eventId`, as it came.
     pub acknowledged_event_id: Option<String>,
     /// The envelope's `seq`, as it came.
-    pub acknowledged_seq: Option<serde_json::Number>,
+    pub acknowledged_seq: Option<NumberText>,
     /// What became of it.
     pub status: AckStatus,
     /// Why it was not, or not only, stored.

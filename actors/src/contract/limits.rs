@@ -24,6 +24,8 @@ pub const RUN_CONTEXT_BACKOFF_JITTER_PERCENT: u64 = 20;
 
 /// Re-decisions of one batch of envelopes after somebody else moved the run.
 pub const INGEST_CONFLICT_RETRIES_MAX: u32 = 8;
+/// Lost races of one batch after which the run is held: the others wait, where the store can make them.
+pub const INGEST_HOLD_AFTER_RACES: u32 = 3;
 /// Envelopes that one stream may have in flight, and that one commit of a run carries at the most.
 pub const INGEST_BATCH_MAX_EVENTS: usize = 256;
 /// Bytes of envelopes that one commit of a run carries at the most, unless a single one is larger.

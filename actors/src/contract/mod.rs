@@ -8,6 +8,7 @@ mod flags;
 mod ids;
 pub mod limits;
 pub mod names;
+mod number;
 mod preview;
 mod sandbox_alias;
 mod time;
@@ -24,6 +25,7 @@ pub use ids::{
     CodesandboxId, CommitSha, EventId, InvalidId, PreviewSessionId, RepoFullName, RunId, Seq, StartRequestId,
     ThreadChatId, ThreadId, UserId,
 };
+pub use number::NumberText;
 pub use preview::{
     AccessInvalidation, InvalidPreviewConfig, KeyNamespace, Limiter, PREVIEW_CONFIG_FILE, PinningMode, PreviewBinding,
     PreviewConfig, PreviewErrorCode,

@@ -75,7 +75,7 @@ pub trait Observer: Send + Sync {
     /// A preview came up after so many milliseconds, by the server's clock: `preview_ready_latency_ms`.
     fn preview_ready_after(&self, session: PreviewDimensions<'_>, millis: u64);
 
-    /// Something happened to an actor: `started`, `rebuilt`, `reloaded`, `stopped_idle` or `stopped_unknown`.
+    /// Something happened to an actor: `started`, `rebuilt`, `reloaded`, `held`, `stopped_idle` or `stopped_unknown`.
     fn actor(&self, what: &'static str);
 
     /// How many run actors this process has.

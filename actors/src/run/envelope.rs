@@ -7,13 +7,12 @@ use std::fmt;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Number;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::contract::limits::{ID_MAX_BYTES, PAYLOAD_VERSIONS_SUPPORTED};
-use crate::contract::{Ack, AckReason, AckStatus, CommitSha, EventId, RunId, Seq, TerminalKind};
+use crate::contract::{Ack, AckReason, AckStatus, CommitSha, EventId, NumberText, RunId, Seq, TerminalKind};
 
 /// A body that is not an envelope (case 2).
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -72,7 +71,7 @@ pub struct Envelope {
     /// `eventId` as it came, for the acknowledgement.
     acknowledged_event_id: Option<String>,
     /// `seq` as it came, for the acknowledgement.
-    acknowledged_seq: Option<Number>,
+    acknowledged_seq: Option<NumberText>,
 }
 
 #[derive(Deserialize)]
@@ -85,12 +84,12 @@ struct Wire<'a> {
     messages: Messages,
     #[serde(borrow, rename = "timezone")]
     _timezone: Cow<'a, str>,
-    payload_version: Option<Number>,
+    payload_version: Option<NumberText>,
     #[serde(borrow)]
     event_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
     run_id: Option<Cow<'a, str>>,
-    seq: Option<Number>,
+    seq: Option<NumberText>,
     #[serde(borrow)]
     end_sha: Option<Cow<'a, str>>,
     // The alias of newer daemons; a field of its own because one body may carry both.
@@ -107,7 +106,7 @@ impl Envelope {
             return Err(EnvelopeError::NotOfTheShape("it is no JSON object".to_owned()));
         }
         let wire: Wire<'_> =
-            serde_json::from_str(text).map_err(|error| EnvelopeError::NotOfTheShape(error.to_string()))?;
+            serde_json::from_str(text).map_err(|error| EnvelopeError::NotOfTheShape(in_words(&error)))?;
         let run = match wire.run_id.as_deref() {
             None | Some("") => ClaimedRun::Missing,
             Some(text) => RunId::parse(text).map_or_else(|_| ClaimedRun::Foreign(printable(text)), ClaimedRun::Run),
@@ -115,7 +114,7 @@ impl Envelope {
         let version = match &wire.payload_version {
             None => Some(1),
             Some(number) => number
-                .as_u64()
+                .as_integer()
                 .and_then(|version| u8::try_from(version).ok())
                 .filter(|version| PAYLOAD_VERSIONS_SUPPORTED.contains(version)),
         };
@@ -129,7 +128,7 @@ impl Envelope {
             run,
             version,
             event_id: wire.event_id.as_deref().and_then(|text| EventId::parse(text).ok()),
-            seq: wire.seq.as_ref().and_then(Number::as_i64).and_then(|seq| Seq::new(seq).ok()),
+            seq: wire.seq.as_ref().and_then(NumberText::as_integer).and_then(|seq| Seq::new(seq).ok()),
             end_sha,
             terminal: wire.messages.terminal,
             acknowledged_event_id: wire.event_id.map(Cow::into_owned),
@@ -153,6 +152,16 @@ impl Envelope {
             status,
             reason,
         }
+    }
+}
+
+/// The parser's words, and what they mean where they do not say it.
+fn in_words(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    if ["unexpected end of hex escape", "lone leading surrogate"].iter().any(|words| text.starts_with(words)) {
+        format!("{text}: an id, `timezone` or `endSha` holds half of a character (a lone surrogate)")
+    } else {
+        text
     }
 }
 
@@ -327,12 +336,16 @@ mod tests {
 
     #[test]
     fn unusable_identities_are_none_but_are_echoed_as_they_came() {
-        for seq in ["-1", "1.5", "9007199254740992", "1e300", "18446744073709551615"] {
+        for seq in ["-1", "1.5", "9007199254740992", "1e300", "18446744073709551616", "1e2", "1.0", "-0", "1E+400"] {
             let envelope = with(&format!(r#","payloadVersion":2,"eventId":"","seq":{seq}"#));
             assert_eq!((envelope.seq, envelope.event_id.clone()), (None, None), "{seq}");
-            let ack = serde_json::to_value(envelope.acknowledge(AckStatus::Ignored, None)).unwrap();
-            assert_eq!(ack["acknowledgedSeq"], serde_json::from_str::<serde_json::Value>(seq).unwrap());
-            assert_eq!(ack["acknowledgedEventId"], "");
+            let ack = serde_json::to_string(&envelope.acknowledge(AckStatus::Ignored, None)).unwrap();
+            let echoed = format!(r#""acknowledgedEventId":"","acknowledgedSeq":{seq},"#);
+            assert!(ack.contains(&echoed), "{ack}");
+        }
+        // A version that cannot be used is no reason to refuse the shape either.
+        for version in ["3", "2.0", "2e0", "1e400", "-1"] {
+            assert_eq!(with(&format!(r#","payloadVersion":{version}"#)).version, None, "{version}");
         }
         assert!(with(&format!(r#","eventId":"{}""#, "x".repeat(10_000))).event_id.is_none());
         assert!(with(r#","eventId":"a\u0000b""#).event_id.is_none());

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::contract::Ack;
-use crate::contract::limits::{INGEST_CONFLICT_RETRIES_MAX, STORE_CALL_TIMEOUT_MS};
+use crate::contract::limits::{INGEST_CONFLICT_RETRIES_MAX, INGEST_HOLD_AFTER_RACES, STORE_CALL_TIMEOUT_MS};
 use crate::ports::RunDimensions;
-use crate::ports::store::{CommitOutcome, Seen, StoreError};
+use crate::ports::store::{CommitOutcome, HeldRun, Seen, StoreError};
 
 use super::decide::{Note, Offload, decide, needs_lookup};
 use super::deps::Deps;
@@ -50,7 +50,16 @@ pub(super) async fn ingest(
     let run_id = state.identity.run_id;
     let envelopes = batch.envelopes.as_slice();
     for attempt in 0..=INGEST_CONFLICT_RETRIES_MAX {
-        let seen = look_up(deps, &state, envelopes, attempt > 0).await?;
+        // Whoever is slower than the others would lose for ever: they wait for it now.
+        let mut held = None;
+        if attempt >= INGEST_HOLD_AFTER_RACES {
+            held = bounded(deps.store.hold_run(run_id)).await?;
+        }
+        if let Some(held) = &held {
+            deps.observer.actor("held");
+            state = RunState::from(held.run());
+        }
+        let seen = look_up(deps, &state, envelopes, attempt > 0, held.as_deref_mut()).await?;
         let decision = match decide(&state, envelopes, &seen, &batch.offloads, deps.clock.now(), deps.ids.as_ref()) {
             Ok(decision) => decision,
             Err(needs) => return Ok((state, Ingested::NeedsOffload(needs.0))),
@@ -61,7 +70,11 @@ pub(super) async fn ingest(
         };
         let stored = !commit.events.is_empty();
         let effects = !commit.effects.is_empty();
-        match bounded(deps.store.commit(commit)).await? {
+        let outcome = match held {
+            Some(held) => bounded(held.commit(commit)).await?,
+            None => bounded(deps.store.commit(commit)).await?,
+        };
+        match outcome {
             CommitOutcome::Applied { quarantined } => {
                 note(deps, &decision.next, &decision.notes, quarantined);
                 if stored {
@@ -86,7 +99,13 @@ pub(super) async fn ingest(
 }
 
 /// Looks up what may be stored already; everything after a lost race.
-async fn look_up(deps: &Deps, state: &RunState, envelopes: &[Envelope], all: bool) -> Result<Vec<Seen>, StoreError> {
+async fn look_up(
+    deps: &Deps,
+    state: &RunState,
+    envelopes: &[Envelope],
+    all: bool,
+    held: Option<&mut (dyn HeldRun + 'static)>,
+) -> Result<Vec<Seen>, StoreError> {
     let wanted = if all { vec![true; envelopes.len()] } else { needs_lookup(state, envelopes) };
     let mut seen = vec![Seen::default(); envelopes.len()];
     let asked: Vec<_> = envelopes
@@ -98,7 +117,11 @@ async fn look_up(deps: &Deps, state: &RunState, envelopes: &[Envelope], all: boo
     if asked.is_empty() {
         return Ok(seen);
     }
-    let mut found = bounded(deps.store.seen(state.identity.run_id, &asked)).await?.into_iter();
+    let found = match held {
+        Some(held) => bounded(held.seen(&asked)).await?,
+        None => bounded(deps.store.seen(state.identity.run_id, &asked)).await?,
+    };
+    let mut found = found.into_iter();
     for (slot, _) in seen.iter_mut().zip(&wanted).filter(|(_, wanted)| **wanted) {
         *slot = found.next().ok_or_else(|| StoreError::Corrupt("fewer answers than questions".into()))?;
     }

@@ -15,9 +15,9 @@ use crate::contract::{
 use crate::ports::Store;
 use crate::ports::store::{
     BeginPreview, BindOutcome, ClosedPreview, CommitOutcome, CreateRunOutcome, DueEffect, EffectStore, FlagStore,
-    KeyStore, NewPreviewSession, NewRun, PinnedAddresses, PreviewMove, PreviewMoved, PreviewSession, PreviewStore,
-    QuarantineDay, QuarantineRow, QuarantineStore, RevocationScope, RunCommit, RunContext, RunRecord, RunStore,
-    SandboxBinding, Seen, SigningKey, StoreError, StoredEvent, SweepLimits, UiValidation, UiValidationStore,
+    HeldRun, KeyStore, NewPreviewSession, NewRun, PinnedAddresses, PreviewMove, PreviewMoved, PreviewSession,
+    PreviewStore, QuarantineDay, QuarantineRow, QuarantineStore, RevocationScope, RunCommit, RunContext, RunRecord,
+    RunStore, SandboxBinding, Seen, SigningKey, StoreError, StoredEvent, SweepLimits, UiValidation, UiValidationStore,
 };
 
 /// What the next commit does instead of its work.
@@ -129,6 +129,12 @@ impl RunStore for FaultyStore {
             #[allow(clippy::panic, reason = "a panic is what the test asks for")]
             Some(Fault::Panic) => panic!("a panic that the test asked for"),
         }
+    }
+
+    async fn hold_run(&self, run_id: RunId) -> Result<Option<Box<dyn HeldRun>>, StoreError> {
+        // A race that a test wants lost is lost to nobody who could be made to wait.
+        let lost = self.faults.lock().unwrap_or_else(PoisonError::into_inner).front() == Some(&Fault::Conflict);
+        if lost { Ok(None) } else { self.inner.hold_run(run_id).await }
     }
 
     async fn seen(&self, run_id: RunId, asked: &[(Option<EventId>, Option<Seq>)]) -> Result<Vec<Seen>, StoreError> {

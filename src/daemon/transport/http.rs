@@ -1,6 +1,6 @@
 //! One envelope at a time over HTTP.
 
-use runwarden_actors::contract::{Ack, AckReason};
+use runwarden_actors::contract::{Ack, AckReason, NumberText};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::api::{Answer, Api};
@@ -50,7 +50,7 @@ pub(super) async fn run(api: &Api, outbox: &Outbox, until: Instant, backoff: &mu
 fn is_for(ack: &Ack, entry: &Entry) -> bool {
     ack.success
         && ack.acknowledged_event_id.as_deref() == Some(entry.event_id.as_str())
-        && ack.acknowledged_seq.as_ref().and_then(serde_json::Number::as_i64) == Some(entry.seq)
+        && ack.acknowledged_seq.as_ref().and_then(NumberText::as_integer) == Some(entry.seq)
 }
 
 pub(super) fn outcome(reason: Option<AckReason>) -> &'static str {

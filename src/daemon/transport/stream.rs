@@ -8,7 +8,7 @@ use awc::error::{SendRequestError, WsClientError, WsProtocolError};
 use awc::ws::{Frame, Message};
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
-use runwarden_actors::contract::{AckFrame, ErrorCode, HelloFrame};
+use runwarden_actors::contract::{AckFrame, ErrorCode, HelloFrame, NumberText};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -246,7 +246,7 @@ impl Connection<'_> {
             tracing::warn!("an acknowledgement that is not of the shape");
             return;
         };
-        let seq = ack.acknowledged_seq.as_ref().and_then(serde_json::Number::as_i64);
+        let seq = ack.acknowledged_seq.as_ref().and_then(NumberText::as_integer);
         let is_for = |flight: &Flight| {
             Some(flight.entry.seq) == seq
                 && Some(flight.entry.event_id.as_str()) == ack.acknowledged_event_id.as_deref()

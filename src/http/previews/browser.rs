@@ -10,9 +10,10 @@ use crate::proxy::PreviewServices;
 /// How long a browser may remember an answer to a preflight, in seconds.
 const PREFLIGHT_SECONDS: &str = "600";
 
-/// Whether pages of this origin may embed previews: the same list that frames go by.
+/// Whether pages of this origin may speak to us with a person's cookie: those that stand by name in the list that frames
+/// go by. `*` lets every page show a frame, and none of them read what only that person may.
 fn may_embed(settings: &PreviewsConfig, origin: &str) -> bool {
-    settings.frame_ancestors.split(' ').any(|source| source == "*" || source.eq_ignore_ascii_case(origin))
+    settings.frame_ancestors.split(' ').any(|source| source != "*" && source.eq_ignore_ascii_case(origin))
 }
 
 fn origin(headers: &HeaderMap) -> Option<&str> {
@@ -27,6 +28,7 @@ pub(super) fn allow_page<'a>(
 ) -> &'a mut HttpResponseBuilder {
     builder.insert_header((header::CACHE_CONTROL, "no-store")).insert_header((header::VARY, "Origin"));
     if let Some(origin) = origin(request.headers())
+        // Of every sandboxed page and file; not one that can be listed.
         && origin != "null"
         && may_embed(&services.settings, origin)
     {

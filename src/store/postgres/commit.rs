@@ -13,6 +13,7 @@ use sqlx::types::time::OffsetDateTime;
 
 use super::connection::{acquire, at, settle};
 use super::plain::{is_plain, write_plain};
+use super::reach::Reach;
 use crate::store::batch::BatchWriter;
 use crate::store::failure::Failure;
 use crate::store::text::prefix;
@@ -22,6 +23,7 @@ const COMMIT: &str = include_str!("commit.sql");
 /// Carries out the batches of the group commit.
 pub(super) struct Writer {
     pub(super) pool: PgPool,
+    pub(super) reach: Reach,
     pub(super) call_timeout: Duration,
 }
 
@@ -29,7 +31,7 @@ pub(super) struct Writer {
 impl BatchWriter for Writer {
     #[tracing::instrument(name = "store.commit", skip_all, fields(commits = commits.len()))]
     async fn write(&self, commits: &[RunCommit]) -> Result<Vec<CommitOutcome>, Failure> {
-        let mut connection = acquire(&self.pool, self.call_timeout).await?;
+        let mut connection = acquire(&self.pool, &self.reach, self.call_timeout).await?;
         let outcome = tokio::time::timeout(self.call_timeout, write_any(&mut connection, commits)).await.ok();
         settle(connection, outcome)
     }
@@ -162,7 +164,7 @@ async fn write_any(connection: &mut PgConnection, commits: &[RunCommit]) -> Resu
     write(connection, commits).await
 }
 
-async fn write(connection: &mut PgConnection, commits: &[RunCommit]) -> Result<Vec<CommitOutcome>, Failure> {
+pub(super) async fn write(connection: &mut PgConnection, commits: &[RunCommit]) -> Result<Vec<CommitOutcome>, Failure> {
     let (mut runs, mut events) = (Runs::default(), Events::default());
     let (mut quarantine, mut effects) = (Quarantine::default(), Effects::default());
     for commit in commits {

@@ -8,16 +8,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use runwarden_actors::contract::Timestamp;
 use runwarden_actors::ports::{Store, StoreError};
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::types::time::OffsetDateTime;
-use sqlx::{ConnectOptions, Connection, Postgres};
+use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
 
 use super::commit::Writer;
+use super::reach::Reach;
 use crate::store::batch::GroupCommit;
 use crate::store::failure::Failure;
-use crate::store::schema::SchemaVersion;
+use crate::store::schema::{MIGRATIONS, Migrated, MigrationRow, SchemaVersion};
 
 static MIGRATOR: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/postgres") };
 
@@ -34,6 +35,7 @@ pub struct PostgresStore {
     writers: PgPool,
     pub(super) commits: Arc<GroupCommit>,
     options: PgConnectOptions,
+    reach: Reach,
     call_timeout: Duration,
 }
 
@@ -68,17 +70,19 @@ impl PostgresStore {
         let first = tokio::time::timeout(call_timeout, options.connect()).await;
         // The server drops the connection if this fails.
         let _ = first.map_err(|_| Failure::too_slow())?.map_err(Failure::from)?.close().await;
-        let writer = Arc::new(Writer { pool: writers.clone(), call_timeout });
+        let reach = Reach::of(&options);
+        let writer = Arc::new(Writer { pool: writers.clone(), reach: reach.clone(), call_timeout });
         let commits = Arc::new(GroupCommit::start(writer, WRITERS as usize, call_timeout));
-        Ok(Self { pool, writers, commits, options, call_timeout })
+        Ok(Self { pool, writers, commits, options, reach, call_timeout })
     }
 
-    /// Brings the schema to this build's version. Servers that start together take turns. Takes as long as it takes.
+    /// Brings the schema to this build's version, and says what that took. Servers that start together take turns.
+    /// Takes as long as it takes.
     #[tracing::instrument(name = "store.migrate", skip_all)]
-    pub async fn migrate(&self) -> Result<(), StoreError> {
+    pub async fn migrate(&self) -> Result<Migrated, StoreError> {
         let mut connection = self.options.connect().await.map_err(Failure::from)?;
-        let result = MIGRATOR.run(&mut connection).await;
-        // The migration has ended either way; the server drops the connection if this fails.
+        let result = migrate(&mut connection).await;
+        // The migration has ended either way; with its connection the server drops the lock, too.
         let _ = connection.close().await;
         result.map_err(|error| match error {
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => Failure::from(error).into(),
@@ -92,10 +96,7 @@ impl PostgresStore {
         let mut held = self.acquire().await?;
         let outcome = self
             .limit(async {
-                let exists: bool = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null")
-                    .fetch_one(&mut *held)
-                    .await?;
-                if !exists {
+                if !has_migrations(&mut held).await? {
                     return Ok(Vec::new());
                 }
                 Ok(sqlx::query_as("select version, success from _sqlx_migrations").fetch_all(&mut *held).await?)
@@ -106,13 +107,42 @@ impl PostgresStore {
 
     /// A connection for one call; see [`settle`].
     pub(super) async fn acquire(&self) -> Result<PoolConnection<Postgres>, StoreError> {
-        acquire(&self.pool, self.call_timeout).await.map_err(Into::into)
+        acquire(&self.pool, &self.reach, self.call_timeout).await.map_err(Into::into)
+    }
+
+    /// A transaction that owns its connection.
+    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        match self.limit(async { Ok(self.pool.begin().await?) }).await {
+            Some(begun) => Ok(begun?),
+            None => Err(Failure::too_slow().into()),
+        }
     }
 
     /// The future's outcome, or `None` where it took longer than a call may.
     pub(super) async fn limit<T>(&self, call: impl Future<Output = Result<T, Failure>>) -> Option<Result<T, Failure>> {
         tokio::time::timeout(self.call_timeout, call).await.ok()
     }
+}
+
+async fn has_migrations(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null").fetch_one(connection).await
+}
+
+/// What the database has had.
+async fn migrations(connection: &mut PgConnection) -> Result<Vec<MigrationRow>, sqlx::Error> {
+    if !has_migrations(connection).await? {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as(MIGRATIONS).fetch_all(connection).await
+}
+
+async fn migrate(connection: &mut PgConnection) -> Result<Migrated, MigrateError> {
+    // The migrator takes the same lock, which counts how often one connection has it: what is applied between the two
+    // looks is ours alone.
+    connection.lock().await?;
+    let before = migrations(connection).await?;
+    MIGRATOR.run(&mut *connection).await?;
+    Ok(Migrated::between(&before, migrations(connection).await?))
 }
 
 fn pool(max_connections: u32, call_timeout: Duration) -> PgPoolOptions {
@@ -132,11 +162,21 @@ fn pool_of_writers(call_timeout: Duration) -> PgPoolOptions {
     })
 }
 
-/// A connection, or [`Failure::Unavailable`] after `call_timeout`.
-pub(super) async fn acquire(pool: &PgPool, call_timeout: Duration) -> Result<PoolConnection<Postgres>, Failure> {
-    match tokio::time::timeout(call_timeout, pool.acquire()).await {
-        Ok(connection) => Ok(connection?),
-        Err(_) => Err(Failure::too_slow()),
+/// A connection, or [`Failure::Unavailable`]: after `call_timeout`, and within about a second where the database refuses
+/// connections. A pool whose connections are all in use is waited for.
+pub(super) async fn acquire(
+    pool: &PgPool,
+    reach: &Reach,
+    call_timeout: Duration,
+) -> Result<PoolConnection<Postgres>, Failure> {
+    tokio::select! {
+        // A connection that is there is taken, whatever the door looks like.
+        biased;
+        connection = tokio::time::timeout(call_timeout, pool.acquire()) => match connection {
+            Ok(connection) => Ok(connection?),
+            Err(_) => Err(Failure::too_slow()),
+        },
+        () = reach.is_refused() => Err(Failure::Unavailable("the database refuses connections".to_owned())),
     }
 }
 

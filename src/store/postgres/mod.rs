@@ -7,10 +7,12 @@ mod effects;
 mod events;
 mod finish;
 mod flags;
+mod held;
 mod keys;
 mod plain;
 mod previews;
 mod quarantine;
+mod reach;
 mod runs;
 mod ui_validation;
 

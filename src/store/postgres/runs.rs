@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use runwarden_actors::contract::{DiffSource, EventId, RunId, RunStatus, Seq, ThreadChatId, ThreadId, Timestamp};
 use runwarden_actors::ports::StoreError;
 use runwarden_actors::ports::store::{
-    BindOutcome, CommitOutcome, CreateRunOutcome, NewRun, RunCommit, RunContext, RunRecord, RunStore, SandboxBinding,
-    Seen, StoredEvent, SweepLimits,
+    BindOutcome, CommitOutcome, CreateRunOutcome, HeldRun, NewRun, RunCommit, RunContext, RunRecord, RunStore,
+    SandboxBinding, Seen, StoredEvent, SweepLimits,
 };
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
@@ -13,7 +13,7 @@ use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
 
 use super::connection::{PostgresStore, at, settle};
-use super::{closing, events, finish};
+use super::{closing, events, finish, held};
 use crate::store::binding::{is_bound, may_bind};
 use crate::store::failure::Failure;
 use crate::store::rows::{ContextRow, RunRow};
@@ -89,6 +89,11 @@ impl RunStore for PostgresStore {
 
     async fn commit(&self, commit: RunCommit) -> Result<CommitOutcome, StoreError> {
         self.commits.commit(commit).await
+    }
+
+    #[tracing::instrument(name = "store.hold_run", skip_all, fields(%run_id))]
+    async fn hold_run(&self, run_id: RunId) -> Result<Option<Box<dyn HeldRun>>, StoreError> {
+        held::hold(self, run_id).await
     }
 
     #[tracing::instrument(name = "store.seen", skip_all, fields(%run_id))]

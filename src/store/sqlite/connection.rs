@@ -10,13 +10,15 @@ use runwarden_actors::contract::limits::STORE_CALL_TIMEOUT_MS;
 use runwarden_actors::ports::{Store, StoreError};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{ConnectOptions, Sqlite};
 
 use super::commit::Writer;
 use crate::store::batch::GroupCommit;
 use crate::store::failure::Failure;
-use crate::store::schema::SchemaVersion;
+use crate::store::schema::{MIGRATIONS, Migrated, MigrationRow, SchemaVersion};
 
 static MIGRATOR: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/sqlite") };
 
@@ -72,14 +74,16 @@ impl SqliteStore {
         Ok(Self { readers, writer, commits, call_timeout })
     }
 
-    /// Brings the schema to this build's version. Takes as long as it takes.
+    /// Brings the schema to this build's version, and says what that took. Takes as long as it takes.
     #[tracing::instrument(name = "store.migrate", skip_all)]
-    pub async fn migrate(&self) -> Result<(), StoreError> {
+    pub async fn migrate(&self) -> Result<Migrated, StoreError> {
         let mut held = self.writer().await?;
+        let before = migrations(&mut held).await?;
         MIGRATOR.run(&mut *held).await.map_err(|error| match error {
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => Failure::from(error).into(),
             other => StoreError::Rejected(other.to_string()),
-        })
+        })?;
+        Ok(Migrated::between(&before, migrations(&mut held).await?))
     }
 
     /// The schema that the database has, and the one that this build wants.
@@ -88,12 +92,7 @@ impl SqliteStore {
         let mut held = self.reader().await?;
         let outcome = self
             .limit(async {
-                let exists: bool = sqlx::query_scalar(
-                    "select exists (select 1 from sqlite_master where type = 'table' and name = '_sqlx_migrations')",
-                )
-                .fetch_one(&mut *held)
-                .await?;
-                if !exists {
+                if !has_migrations(&mut held).await? {
                     return Ok(Vec::new());
                 }
                 Ok(sqlx::query_as("select version, success from _sqlx_migrations").fetch_all(&mut *held).await?)
@@ -116,6 +115,19 @@ impl SqliteStore {
     pub(super) async fn limit<T>(&self, call: impl Future<Output = Result<T, Failure>>) -> Option<Result<T, Failure>> {
         tokio::time::timeout(self.call_timeout, call).await.ok()
     }
+}
+
+async fn has_migrations(connection: &mut SqliteConnection) -> Result<bool, Failure> {
+    let sql = "select exists (select 1 from sqlite_master where type = 'table' and name = '_sqlx_migrations')";
+    Ok(sqlx::query_scalar(sql).fetch_one(connection).await?)
+}
+
+/// What the database has had.
+async fn migrations(connection: &mut SqliteConnection) -> Result<Vec<MigrationRow>, Failure> {
+    if !has_migrations(connection).await? {
+        return Ok(Vec::new());
+    }
+    Ok(sqlx::query_as(MIGRATIONS).fetch_all(connection).await?)
 }
 
 fn pool(max_connections: u32, call_timeout: Duration) -> SqlitePoolOptions {

@@ -22,4 +22,6 @@ pub use runs::{
     BindOutcome, CreateRunOutcome, NewRun, RunContext, RunCounters, RunRecord, SandboxBinding, TerminalRecord,
     UiValidation,
 };
-pub use traits::{EffectStore, FlagStore, KeyStore, PreviewStore, QuarantineStore, RunStore, Store, UiValidationStore};
+pub use traits::{
+    EffectStore, FlagStore, HeldRun, KeyStore, PreviewStore, QuarantineStore, RunStore, Store, UiValidationStore,
+};

@@ -41,6 +41,13 @@ pub trait RunStore: Send + Sync {
     /// Writes a decision; many runs' commits may share one durable write, each with an outcome of its own.
     async fn commit(&self, commit: RunCommit) -> Result<CommitOutcome, StoreError>;
 
+    /// Keeps everybody else from moving the run until what is returned is committed or dropped, for whoever has lost too
+    /// many races: they wait for it. `None` where there is no such run, or the store has no such lock; its
+    /// compare-and-swap goes on as before.
+    async fn hold_run(&self, _: RunId) -> Result<Option<Box<dyn HeldRun>>, StoreError> {
+        Ok(None)
+    }
+
     /// Which of these are stored, in the order asked.
     async fn seen(&self, run_id: RunId, asked: &[(Option<EventId>, Option<Seq>)]) -> Result<Vec<Seen>, StoreError>;
 
@@ -66,6 +73,19 @@ pub trait RunStore: Send + Sync {
 
     /// Ends stale active runs as `failed` with `missing_end_sha_timeout` and returns them.
     async fn sweep_stale_runs(&self, limits: SweepLimits, now: Timestamp) -> Result<Vec<RunRecord>, StoreError>;
+}
+
+/// A run that nobody else moves. Dropped, it is let go with nothing written.
+#[async_trait]
+pub trait HeldRun: Send {
+    /// Its row, read after everybody else had ended.
+    fn run(&self) -> &RunRecord;
+
+    /// As [`RunStore::seen`].
+    async fn seen(&mut self, asked: &[(Option<EventId>, Option<Seq>)]) -> Result<Vec<Seen>, StoreError>;
+
+    /// As [`RunStore::commit`], in a durable write of its own, and lets the run go.
+    async fn commit(self: Box<Self>, commit: RunCommit) -> Result<CommitOutcome, StoreError>;
 }
 
 /// Chats' validation outcomes.
