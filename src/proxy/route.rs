@@ -104,8 +104,12 @@ async fn walk(
     proxy_req_id: Uuid,
 ) -> Result<HttpResponse, ApiError> {
     let deadline = Instant::now() + services.timeouts.http;
-    let_through(services, request, asked.session, asked.cookie_scope).await?;
-    let opened = services.open(asked.session).await;
+    let opened = if let Some(here) = services.open_here(asked.session) {
+        here
+    } else {
+        let_through(services, request, asked.session, asked.cookie_scope).await?;
+        services.open(asked.session).await
+    };
     if let Ok(open) = &opened {
         services.require_live(&open.record.user_id, &open.record.repo_full_name).await?;
     }

@@ -61,6 +61,15 @@ impl PreviewServices {
     /// The session, if it is open by the clock of this request too: its own timer may be late, or asleep with the machine.
     pub async fn open(&self, id: PreviewSessionId) -> Result<Arc<OpenSession>, OpenError> {
         let open = self.open.open(id).await?;
+        self.while_it_lives(open)
+    }
+
+    /// The same, if this server has it open already: then it costs no look-up.
+    pub fn open_here(&self, id: PreviewSessionId) -> Option<Result<Arc<OpenSession>, OpenError>> {
+        self.open.open_here(id).map(|open| self.while_it_lives(open))
+    }
+
+    fn while_it_lives(&self, open: Arc<OpenSession>) -> Result<Arc<OpenSession>, OpenError> {
         if open.record.expires_at.millis_since(self.deps.run.clock.now()) > 0 {
             Ok(open)
         } else {

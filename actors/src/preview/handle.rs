@@ -88,7 +88,7 @@ impl Previews {
 
     /// The session, if it is open. Costs no message while its actor is alive.
     pub async fn open(&self, id: PreviewSessionId) -> Result<Arc<OpenSession>, OpenError> {
-        if let Some(session) = self.roster.alive(&id).and_then(|handle| handle.shown()) {
+        if let Some(session) = self.open_here(id) {
             return Ok(session);
         }
         let mut last = OpenError::Stopped;
@@ -110,9 +110,9 @@ impl Previews {
         Err(last)
     }
 
-    /// Whether the session is open in this process. Asks nobody.
-    pub fn is_open(&self, id: PreviewSessionId) -> bool {
-        self.roster.alive(&id).is_some_and(|handle| handle.shown().is_some())
+    /// The session, if it is open in this process already. Asks nobody.
+    pub fn open_here(&self, id: PreviewSessionId) -> Option<Arc<OpenSession>> {
+        self.roster.alive(&id)?.shown()
     }
 
     /// The session's version is this now, by word of the database or of another server: everything that was granted
