@@ -11,7 +11,7 @@ use runwarden_actors::contract::Timestamp;
 use runwarden_actors::contract::limits::STORE_CALL_TIMEOUT_MS;
 use runwarden_actors::ports::store::{SigningKey, StoreError};
 use runwarden_actors::ports::{Clock, Coordination, EvidenceStore, IdSource, Store};
-use runwarden_actors::preview::{watch_access, watch_revocations};
+use runwarden_actors::preview::{Previews, watch_access, watch_revocations};
 use runwarden_actors::registry::{RegistryOptions, Runs};
 use runwarden_actors::run::{Deps, SweepOptions, run_effects, run_sweep};
 use secrecy::ExposeSecret;
@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::auth::{DaemonTokens, PreviewKeyRings, SharedSecret, install_crypto, random_secret};
 use crate::clock::{SystemClock, SystemIds};
@@ -41,6 +41,9 @@ const BACKLOG: i32 = 2048;
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Time for a request's head to arrive.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
+
+/// Time for closing connections in order that would otherwise be cut; a quarter of a short shutdown.
+const LAST_MOMENTS: Duration = Duration::from_secs(2);
 
 /// Why the server does not start.
 #[derive(Debug, Error)]
@@ -196,6 +199,8 @@ pub struct Application {
 struct Stopping {
     requested: Notify,
     shutdown: watch::Sender<bool>,
+    /// Turns true when no request is under way any more: until then somebody has to look for revocations.
+    served: watch::Sender<bool>,
 }
 
 /// Asks a running application to stop, as SIGTERM does.
@@ -274,7 +279,7 @@ impl Application {
             server,
             state,
             keys,
-            stopping: Arc::new(Stopping { requested: Notify::new(), shutdown }),
+            stopping: Arc::new(Stopping { requested: Notify::new(), shutdown, served: watch::Sender::new(false) }),
             sweep: SweepOptions {
                 every: config.runs.sweep_interval,
                 missing_end_sha_after: config.runs.missing_end_sha_timeout,
@@ -321,8 +326,13 @@ impl Application {
         };
         // Soft: streams end with a reason, requests in flight are answered. Hard: whatever is left is cut.
         self.stopping.shutdown.send_replace(true);
+        self.state.previews.stopping.end_streams();
         let soft = async {
-            stop_server(&handle, true).await;
+            tokio::select! {
+                () = stop_server(&handle, true) => {}
+                () = let_go_before(&self.state.previews.open, self.shutdown_timeout) => {}
+            }
+            self.stopping.served.send_replace(true);
             while background.join_next().await.is_some() {}
         };
         tokio::select! {
@@ -359,13 +369,13 @@ impl Application {
             "sweep"
         });
         let (deps, previews) = (self.state.deps.clone(), self.state.previews.open.clone());
-        let shutdown = self.state.shutdown.clone();
+        let shutdown = self.stopping.served.subscribe();
         background.spawn(async move {
             watch_revocations(deps, previews, shutdown).await;
             "revocations"
         });
         let (deps, previews) = (self.state.previews.deps.clone(), self.state.previews.open.clone());
-        let shutdown = self.state.shutdown.clone();
+        let shutdown = self.stopping.served.subscribe();
         background.spawn(async move {
             watch_access(deps, previews, shutdown).await;
             "access"
@@ -377,6 +387,14 @@ impl Application {
         });
         background
     }
+}
+
+/// What is proxied and does not end by itself is cut a little earlier than everything else, so that the connections can
+/// still be closed in order. Does not return.
+async fn let_go_before(previews: &Previews, timeout: Duration) {
+    sleep(timeout.saturating_sub(LAST_MOMENTS.min(timeout / 4))).await;
+    previews.let_go();
+    std::future::pending::<()>().await;
 }
 
 async fn stop_server(handle: &ServerHandle, graceful: bool) {

@@ -12,7 +12,7 @@ mod preview_tokens;
 mod secrets;
 mod verified;
 
-pub use client_ip::{ClientIp, client_ip, over_tls};
+pub use client_ip::{AddressHeader, ClientIp, TrustedProxies, client_ip, over_tls};
 pub use crypto::install_crypto;
 pub use daemon_token::{DaemonClaims, DaemonTokens, TokenError};
 pub use keys::{KEY_RING_REFRESH, KEY_RING_STALE, KeyError, PreviewKeyRings};

@@ -4,6 +4,7 @@ use runwarden_actors::preview::pin::Networks;
 use runwarden_actors::preview::{LimitPair, PreviewLimits};
 
 use super::{ConfigError, RawSettings};
+use crate::auth::{AddressHeader, TrustedProxies};
 use crate::proxy::headers::may_be_listed;
 
 /// Most headers that may be forwarded beside the contract's.
@@ -26,8 +27,8 @@ pub struct PreviewsConfig {
     pub frame_ancestors: String,
     /// Names the installation in cache keys.
     pub environment: String,
-    /// Proxies whose headers name the client.
-    pub trusted_proxies: Networks,
+    /// Proxies that name the client, and in which headers.
+    pub trusted_proxies: TrustedProxies,
     /// Where addresses that Docker and process sandboxes report may lie.
     pub allowed_networks: Networks,
     /// Limits.
@@ -56,7 +57,10 @@ impl PreviewsConfig {
             forward_headers: forward_headers(raw)?,
             frame_ancestors: frame_ancestors(raw)?,
             environment: environment(raw)?,
-            trusted_proxies: networks(raw, "TRUSTED_PROXIES")?,
+            trusted_proxies: TrustedProxies {
+                networks: networks(raw, "TRUSTED_PROXIES")?,
+                headers: address_headers(raw)?,
+            },
             allowed_networks: networks(raw, "ALLOWED_UPSTREAM_NETWORKS")?,
             limits: limits(raw)?,
         })
@@ -133,6 +137,18 @@ fn networks(raw: &RawSettings, name: &'static str) -> Result<Networks, ConfigErr
         .map_err(|_| raw.invalid(name, "networks and addresses separated by commas, such as `172.17.0.0/16,fd00::/8`"))
 }
 
+fn address_headers(raw: &RawSettings) -> Result<Vec<AddressHeader>, ConfigError> {
+    let list = raw.get("CLIENT_IP_HEADERS").unwrap_or(AddressHeader::ForwardedFor.name());
+    let named: Option<Vec<_>> = list.split(',').map(|name| AddressHeader::parse(name.trim())).collect();
+    let once = |headers: &Vec<_>| (1..headers.len()).all(|at| !headers[..at].contains(&headers[at]));
+    named.filter(once).ok_or_else(|| {
+        raw.invalid(
+            "CLIENT_IP_HEADERS",
+            "`x-forwarded-for`, `x-vercel-ip`, or both in their order, separated by a comma",
+        )
+    })
+}
+
 fn limits(raw: &RawSettings) -> Result<PreviewLimits, ConfigError> {
     let mut limits = PreviewLimits::default();
     for (name, pair) in [
@@ -174,7 +190,10 @@ mod tests {
     fn the_defaults_let_nothing_in() {
         let config = read(&[]).unwrap();
         assert!(config.host_suffix.is_none() && !config.websocket() && config.path_sandbox);
-        assert!(config.allowed_networks.is_empty() && config.trusted_proxies.is_empty());
+        assert!(config.allowed_networks.is_empty() && config.trusted_proxies.networks.is_empty());
+        assert_eq!(config.trusted_proxies.headers, [AddressHeader::ForwardedFor]);
+        let platform = read(&[("CLIENT_IP_HEADERS", "X-Vercel-IP, x-forwarded-for")]).unwrap();
+        assert_eq!(platform.trusted_proxies.headers, AddressHeader::ALL);
         assert_eq!(config.limits, PreviewLimits::default());
         assert!(read(&[("PREVIEW_HOST_SUFFIX", "Preview.localhost")]).unwrap().websocket());
         let off = read(&[("PREVIEW_HOST_SUFFIX", "preview.localhost"), ("PREVIEW_WEBSOCKET", "off")]).unwrap();
@@ -198,6 +217,8 @@ mod tests {
             ("PREVIEW_FRAME_ANCESTORS", "https://a; script-src *"),
             ("PREVIEW_ENVIRONMENT", "a:b"),
             ("TRUSTED_PROXIES", "10.0.0.0/33"),
+            ("CLIENT_IP_HEADERS", "x-real-ip"),
+            ("CLIENT_IP_HEADERS", "x-vercel-ip,x-vercel-ip"),
             ("ALLOWED_UPSTREAM_NETWORKS", "everything"),
             ("LIMIT_PROXY_IP", "100"),
             ("LIMIT_PROXY_IP", "0/1"),

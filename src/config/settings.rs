@@ -98,7 +98,13 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "TRUSTED_PROXIES",
         "(none)",
-        "Networks of proxies whose `x-vercel-ip` or `x-forwarded-for` names the client, separated by commas.",
+        "Networks of proxies whose CLIENT_IP_HEADERS name the client, separated by commas.",
+    ),
+    setting(
+        "CLIENT_IP_HEADERS",
+        "x-forwarded-for",
+        "Headers in which trusted proxies name the client, the first that is there counts: `x-forwarded-for`, \
+         `x-vercel-ip`, or both. Name only what your proxy sets itself.",
     ),
     setting(
         "ALLOWED_UPSTREAM_NETWORKS",

@@ -113,8 +113,12 @@ impl ApiError {
         }
     }
 
-    /// The reason of the access-denied event that belongs to it, where there is one (section 11).
+    /// The reason of the access-denied event that belongs to it, where there is one (section 11). A request without any
+    /// credential is none: nobody was refused, and whoever likes can send as many as they like.
     pub fn security_reason(&self) -> Option<SecurityReason> {
+        if self.code == ErrorCode::PermissionDenied && self.status == 401 {
+            return None;
+        }
         self.code.as_str().parse().ok()
     }
 

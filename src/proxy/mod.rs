@@ -6,7 +6,8 @@
 //! - [`forward`]: connections to upstreams, each session's own
 //! - [`upload`], [`body`]: a body on its way there and back; `watched` ends what lasts too long
 //! - [`websocket`]: a tunnel once both sides have agreed
-//! - [`slot`]: a session's few places
+//! - [`slot`]: a session's few places; `strangers` for those who show no cookie
+//! - [`stopping`]: how what is under way ends with the server
 //! - [`probe`]: the health look at a preview that is coming up
 //! - [`parts`]: by what previews reach the world
 
@@ -22,9 +23,12 @@ pub mod returned;
 mod route;
 mod services;
 mod slot;
+pub mod stopping;
+mod strangers;
 pub mod upload;
 mod watched;
 pub mod websocket;
+mod websocket_frames;
 
 pub use headers::Routing;
 pub use parts::{PreviewParts, ProxyTimeouts};
@@ -32,4 +36,5 @@ pub use probe::HealthProbe;
 pub use route::{Asked, check_cookie, proxy};
 pub use services::PreviewServices;
 pub use slot::Slot;
+pub use stopping::Stopping;
 pub use watched::{BodyEnded, Limit};

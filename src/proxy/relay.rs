@@ -16,6 +16,7 @@ use super::forward::{Checkout, Destination, ForwardError, send};
 use super::headers::{Crossing, request_headers};
 use super::parts::ProxyTimeouts;
 use super::returned::response_headers;
+use super::stopping::Stopping;
 use super::upload::{ClientBody, RequestBody, too_large};
 use super::watched::Limit;
 use super::websocket::Tunnel;
@@ -27,6 +28,7 @@ pub(super) struct Relay<'a> {
     pub(super) destination: &'a Destination,
     pub(super) crossing: &'a Crossing<'a>,
     pub(super) timeouts: ProxyTimeouts,
+    pub(super) stopping: &'a Stopping,
     /// Of the whole request.
     pub(super) deadline: Instant,
 }
@@ -56,7 +58,11 @@ impl Relay<'_> {
         let sent = tokio::select! {
             sent = timeout_at(self.deadline, send(self.destination, outgoing, self.timeouts.connect)) => sent,
             () = self.open.cancelled().cancelled() => {
-                return Err(ApiError::new(ErrorCode::Revoked, "the preview session ended"));
+                return Err(if self.stopping.has_begun() {
+                    ApiError::new(ErrorCode::UpstreamTimeout, "the server is shutting down; try again")
+                } else {
+                    ApiError::new(ErrorCode::Revoked, "the preview session ended")
+                });
             }
         };
         let (mut response, checkout) = sent.map_err(|_| too_late(self.timeouts.http))??;
@@ -69,7 +75,8 @@ impl Relay<'_> {
             let upgraded = timeout_at(self.deadline, hyper::upgrade::on(&mut response)).await;
             let upgraded = upgraded.map_err(|_| too_late(self.timeouts.http))?;
             let upgraded = upgraded.map_err(|error| unusable(&error.to_string()))?;
-            let tunnel = Tunnel::join(upgraded, payload, self.open.cancelled(), held, self.timeouts.stream_idle);
+            let limit = Limit::Idle(self.timeouts.stream_idle, self.stopping.clone());
+            let tunnel = Tunnel::join(upgraded, payload, self.open.cancelled(), held, limit);
             let mut builder = HttpResponse::build(StatusCode::SWITCHING_PROTOCOLS);
             builder.upgrade("websocket");
             self.copy_headers(&response, false, &mut builder)?;
@@ -117,7 +124,7 @@ impl Relay<'_> {
         self.copy_headers(&response, event_stream, &mut builder)?;
         let limit = if event_stream {
             held.slot.keep();
-            Limit::Idle(self.timeouts.stream_idle)
+            Limit::Idle(self.timeouts.stream_idle, self.stopping.clone())
         } else {
             Limit::Until(self.deadline)
         };

@@ -26,6 +26,7 @@ use super::path::{PathDenied, check_path};
 use super::relay::{Relay, too_late};
 use super::services::PreviewServices;
 use super::slot::Slot;
+use super::strangers::let_through;
 use super::upload::{Upload, asks_for_websocket, client_body};
 use crate::auth::cookies::{CookieScope, session_tokens, without_ours};
 use crate::auth::{Bound as _, client_ip};
@@ -101,7 +102,12 @@ async fn walk(
     proxy_req_id: Uuid,
 ) -> Result<HttpResponse, ApiError> {
     let deadline = Instant::now() + services.timeouts.http;
-    let opened = services.open(asked.session).await;
+    let opened = if let Some(here) = services.open_here(asked.session) {
+        here
+    } else {
+        let_through(services, request, asked.session, asked.cookie_scope).await?;
+        services.open(asked.session).await
+    };
     if let Ok(open) = &opened {
         services.require_live(&open.record.user_id, &open.record.repo_full_name).await?;
     }
@@ -113,7 +119,11 @@ async fn walk(
     // `GET http://host/path`: a front proxy and we might not mean the same host by it.
     let absolute = if request.uri().authority().is_some() { Err(PathDenied::NotAPath) } else { Ok(()) };
     absolute.and_then(|()| check_path(asked.target)).map_err(|error| {
-        denied(opened.as_ref().ok(), SecurityReason::ProxyPathDenied);
+        if shown_tokens(request, asked.cookie_scope).next().is_some() {
+            denied(opened.as_ref().ok(), SecurityReason::ProxyPathDenied);
+        } else {
+            services.deps.run.observer.preview_without_credential();
+        }
         ApiError::new(ErrorCode::ProxyPathDenied, error.to_string())
     })?;
     let open = opened?;
@@ -134,10 +144,12 @@ async fn walk(
         }
     })?;
     let upstream = open.record.upstream.as_ref().ok_or_else(|| ApiError::not_found("preview session"))?;
-    check_origin(services, &open, upstream)
-        .await
-        .inspect_err(|_| denied(Some(&open), SecurityReason::ProxySsrfBlocked))?;
-    let address = timeout_at(deadline, checked_address(&services.deps, &services.open, &open)).await;
+    check_origin(services, &open, upstream).await.inspect_err(|error| {
+        if let Some(reason) = error.security_reason() {
+            denied(Some(&open), reason);
+        }
+    })?;
+    let address = timeout_at(deadline, checked_address(&services.deps, &services.open, &open, proxy_req_id)).await;
     let address = address.map_err(|_| too_late(services.timeouts.http))??;
     let destination = Destination {
         session: asked.session,
@@ -163,13 +175,25 @@ async fn walk(
         cookies: cookies.as_deref(),
         websocket,
     };
-    let relay =
-        Relay { open: &open, destination: &destination, crossing: &crossing, timeouts: services.timeouts, deadline };
+    let relay = Relay {
+        open: &open,
+        destination: &destination,
+        crossing: &crossing,
+        timeouts: services.timeouts,
+        stopping: &services.stopping,
+        deadline,
+    };
     relay.forward(request, held, body).await
 }
 
 fn header_text<'a>(request: &'a HttpRequest, name: &HeaderName) -> Option<&'a str> {
     request.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+/// What the request shows as session cookies; whether one of them is good is for [`check_cookie`] to say.
+pub(super) fn shown_tokens(request: &HttpRequest, scope: CookieScope) -> impl Iterator<Item = &str> {
+    let lines = request.headers().get_all(header::COOKIE).filter_map(|value| value.to_str().ok());
+    lines.flat_map(move |line| session_tokens(scope, line))
 }
 
 /// Checks the session's cookie and its binding, and says which revocation version it carries.
@@ -181,8 +205,9 @@ pub async fn check_cookie(
 ) -> Result<i64, ApiError> {
     let mut refused =
         ApiError::without_credential("this preview is open to people who were let in; there is no cookie of it");
-    let lines = request.headers().get_all(header::COOKIE).filter_map(|value| value.to_str().ok());
-    for token in lines.flat_map(|line| session_tokens(scope, line)) {
+    let mut shown = false;
+    for token in shown_tokens(request, scope) {
+        shown = true;
         match services.tokens.verify_cookie(token).await {
             Ok(claims) => match claims.check_binding(open.binding()) {
                 Ok(()) if claims.revocation_version < open.record.revocation_version => {
@@ -193,6 +218,9 @@ pub async fn check_cookie(
             },
             Err(error) => refused = error.into(),
         }
+    }
+    if !shown {
+        services.deps.run.observer.preview_without_credential();
     }
     Err(refused)
 }

@@ -12,6 +12,8 @@ use tokio::time::Instant;
 
 use super::headers::Routing;
 use super::parts::ProxyTimeouts;
+use super::stopping::Stopping;
+use super::strangers::Strangers;
 use crate::auth::PreviewTokens;
 use crate::config::PreviewsConfig;
 use crate::http::ApiError;
@@ -34,6 +36,9 @@ pub struct PreviewServices {
     pub settings: Arc<PreviewsConfig>,
     /// How long the proxy waits.
     pub timeouts: ProxyTimeouts,
+    /// Ends what is under way when the server goes down.
+    pub stopping: Stopping,
+    pub(super) strangers: Arc<Strangers>,
     flags: Arc<Mutex<Flags>>,
 }
 
@@ -49,12 +54,22 @@ impl PreviewServices {
         settings: Arc<PreviewsConfig>,
         timeouts: ProxyTimeouts,
     ) -> Self {
-        Self { deps, open, tokens, settings, timeouts, flags: Arc::default() }
+        let (stopping, strangers, flags) = (Stopping::default(), Arc::default(), Arc::default());
+        Self { deps, open, tokens, settings, timeouts, stopping, strangers, flags }
     }
 
     /// The session, if it is open by the clock of this request too: its own timer may be late, or asleep with the machine.
     pub async fn open(&self, id: PreviewSessionId) -> Result<Arc<OpenSession>, OpenError> {
         let open = self.open.open(id).await?;
+        self.while_it_lives(open)
+    }
+
+    /// The same, if this server has it open already: then it costs no look-up.
+    pub fn open_here(&self, id: PreviewSessionId) -> Option<Result<Arc<OpenSession>, OpenError>> {
+        self.open.open_here(id).map(|open| self.while_it_lives(open))
+    }
+
+    fn while_it_lives(&self, open: Arc<OpenSession>) -> Result<Arc<OpenSession>, OpenError> {
         if open.record.expires_at.millis_since(self.deps.run.clock.now()) > 0 {
             Ok(open)
         } else {

@@ -11,6 +11,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use super::stopping::Stopping;
+
 /// Why a body ended before its end: the client sees a broken body, never a clean one.
 #[derive(Debug, Error)]
 pub enum BodyEnded {
@@ -26,15 +28,18 @@ pub enum BodyEnded {
     /// The session ended.
     #[error("the preview session ended")]
     Revoked,
+    /// The server goes down.
+    #[error("the server is shutting down")]
+    Stopping,
 }
 
 /// What bounds a body.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Limit {
     /// All of it, by this instant.
     Until(Instant),
-    /// Silence between two parts.
-    Idle(Duration),
+    /// A stream: so much silence between two parts, and the server's end.
+    Idle(Duration, Stopping),
 }
 
 /// When something last came, for streams.
@@ -129,12 +134,19 @@ async fn met(limit: Limit, seen: &LastSeen) -> BodyEnded {
             sleep_until(deadline).await;
             BodyEnded::Timeout
         }
-        Limit::Idle(silence) => loop {
-            let until = seen.0.get() + silence;
-            if until <= Instant::now() {
-                return BodyEnded::Idle;
-            }
-            sleep_until(until).await;
+        Limit::Idle(silence, stopping) => tokio::select! {
+            () = stopping.begun() => BodyEnded::Stopping,
+            () = silent_for(silence, seen) => BodyEnded::Idle,
         },
+    }
+}
+
+async fn silent_for(silence: Duration, seen: &LastSeen) {
+    loop {
+        let until = seen.0.get() + silence;
+        if until <= Instant::now() {
+            return;
+        }
+        sleep_until(until).await;
     }
 }

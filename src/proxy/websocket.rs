@@ -1,5 +1,5 @@
 //! A WebSocket through the proxy: once both sides have agreed, bytes pass as they are, until one of them ends it, both
-//! are silent, or the session ends (section 5, proxy).
+//! are silent, or the session ends (section 5, proxy). Where the server goes down the client is told by a close frame.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::body::Held;
 use super::upload::Upload;
 use super::watched::{BodyEnded, LastSeen, Limit, Watched};
+use super::websocket_frames::Frames;
 
 /// What is read from the upstream at once.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -29,16 +30,19 @@ struct Live {
 }
 
 /// The upstream's half on its way to the client.
-pub struct Tunnel(Watched<Live>);
+pub struct Tunnel {
+    live: Watched<Live>,
+    frames: Frames,
+}
 
 impl Tunnel {
-    /// Joins both halves; the client's runs on this worker until either ends. Both being silent for `silence` ends them.
+    /// Joins both halves; the client's runs on this worker until either ends. A `limit` of silence is met when both are.
     pub fn join(
         upgraded: Upgraded,
         payload: Upload,
         session_ended: &CancellationToken,
         mut held: Held,
-        silence: Duration,
+        limit: Limit,
     ) -> Self {
         held.slot.keep();
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
@@ -48,9 +52,9 @@ impl Tunnel {
             _other_half: ended.clone().drop_guard(),
             _held: held,
         };
-        let tunnel = Watched::new(live, Limit::Idle(silence), session_ended.clone().cancelled_owned());
-        actix_web::rt::spawn(pump(payload, write, ended, tunnel.seen().clone()));
-        Self(tunnel)
+        let live = Watched::new(live, limit, session_ended.clone().cancelled_owned());
+        actix_web::rt::spawn(pump(payload, write, ended, live.seen().clone()));
+        Self { live, frames: Frames::default() }
     }
 }
 
@@ -79,17 +83,22 @@ impl MessageBody for Tunnel {
         BodySize::Stream
     }
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyEnded>>> {
-        let part = self.0.poll(cx, |live, cx| Pin::new(&mut live.incoming).poll_next(cx));
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyEnded>>> {
+        let part = self.live.poll(cx, |live, cx| Pin::new(&mut live.incoming).poll_next(cx));
         match ready!(part) {
+            // Within a frame no other one may begin: then the connection just breaks off.
+            Err(BodyEnded::Stopping) if let Some(goodbye) = self.frames.goodbye() => {
+                Poll::Ready(Some(Ok(Bytes::from(goodbye))))
+            }
             Err(ended) => Poll::Ready(Some(Err(ended))),
             Ok(Some(Some(Ok(bytes)))) => {
-                self.0.seen().touch();
+                self.live.seen().touch();
+                self.frames.pass(&bytes);
                 Poll::Ready(Some(Ok(bytes)))
             }
             // A reset is the end of a tunnel like any other.
             Ok(Some(Some(Err(_)) | None) | None) => {
-                drop(self.0.finish());
+                drop(self.live.finish());
                 Poll::Ready(None)
             }
         }

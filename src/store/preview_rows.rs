@@ -223,8 +223,8 @@ pub(super) type OpenRow = (Uuid, Uuid, String);
 pub(super) enum Closing {
     /// Taken back: ready ones are `revoked`, the others fail as `superseded`; versions go up.
     TakenBack,
-    /// Their life is over: ready ones are `expired`, the others never became healthy. What was granted has the same
-    /// end, so versions stay.
+    /// Their life is over: ready ones are `expired`, the others never became healthy, in their life or in the time of a
+    /// start. What was granted has the same end, so versions stay.
     Ended,
 }
 
@@ -233,7 +233,12 @@ pub(super) struct CloseColumns {
     pub(super) to: PreviewSessionState,
     pub(super) version_step: i64,
     pub(super) error_code: Option<&'static str>,
+    /// For people, beside the code.
+    pub(super) error_output: Option<&'static str>,
 }
+
+/// What a start says that nobody has finished.
+const UNFINISHED: &str = "the start was not finished in time: the server that ran it has probably ended";
 
 impl Closing {
     pub(super) fn columns(self, was: PreviewSessionState) -> CloseColumns {
@@ -246,6 +251,7 @@ impl Closing {
             to: if ready { closed } else { PreviewSessionState::Error },
             version_step: i64::from(self == Self::TakenBack),
             error_code: (!ready).then(|| code.as_str()),
+            error_output: (!ready && self == Self::Ended).then_some(UNFINISHED),
         }
     }
 }

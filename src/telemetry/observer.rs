@@ -131,6 +131,14 @@ impl Observer for TelemetryObserver {
         );
     }
 
+    fn preview_probed(&self, result: &'static str) {
+        counter!("runwarden.preview_probes", "result" => result).increment(1);
+    }
+
+    fn preview_without_credential(&self) {
+        counter!("runwarden.preview_without_credential").increment(1);
+    }
+
     #[allow(clippy::cast_precision_loss, reason = "milliseconds of one start; exact up to 2^53")]
     fn preview_ready_after(&self, session: PreviewDimensions<'_>, millis: u64) {
         histogram!(METRIC_PREVIEW_READY_LATENCY, "provider" => session.sandbox_provider.as_str()).record(millis as f64);

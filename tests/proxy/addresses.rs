@@ -28,12 +28,13 @@ fn an_address_outside_of_the_operators_networks_is_never_shown() {
             let options = Options::new(Db::Sqlite);
             let stage = Stage::on(options.set("ALLOWED_UPSTREAM_NETWORKS", networks), sandbox).await;
             let session = stage.start().await;
-            let (expected, code) = if shown { ("ready", json!(null)) } else { ("error", json!("tunnel_failed")) };
+            let (expected, why) = if shown { ("ready", json!(null)) } else { ("unsupported", json!("proxy_denied")) };
             assert_eq!(
-                (session["state"].as_str(), &session["errorCode"]),
-                (Some(expected), &code),
+                (session["state"].as_str(), &session["unsupportedReason"]),
+                (Some(expected), &why),
                 "{networks}: {session}"
             );
+            assert_eq!(session["exchangeToken"].is_string(), shown);
         }
         // Nothing was even looked at but where it was allowed.
         assert_eq!(upstream.connections(), 1);

@@ -27,13 +27,20 @@ fn assert_limited(answer: &Answer, limiter: &str, window_seconds: std::ops::Rang
 }
 
 async fn start(stage: &Stage) -> Answer {
-    let body = json!({
+    start_from(stage, INTERNAL_KEY, None).await
+}
+
+async fn start_from(stage: &Stage, key: &str, client_ip: Option<&str>) -> Answer {
+    let mut body = json!({
         "threadId": stage.run.thread, "threadChatId": stage.run.chat, "runId": stage.run.id, "userId": "u-1",
-    })
-    .to_string();
+    });
+    if let Some(client_ip) = client_ip {
+        body["clientIp"] = json!(client_ip);
+    }
+    let body = body.to_string();
     let length = body.len();
     let head = format!(
-        "POST /api/internal/preview/session/start HTTP/1.1\r\nHost: x\r\nX-Internal-Service-Key: {INTERNAL_KEY}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        "POST /api/internal/preview/session/start HTTP/1.1\r\nHost: x\r\nX-Internal-Service-Key: {key}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
     );
     Raw::ask(&stage.server.url, head + &body).await
 }
@@ -89,6 +96,27 @@ fn every_dimension_has_two_windows() {
 }
 
 #[test]
+fn a_start_counts_for_the_person_whom_the_host_application_names() {
+    block_on(async {
+        let upstream = TestUpstream::answering(|_| ok("")).await;
+        let stage = Stage::new(Options::new(Db::Sqlite).set("LIMIT_START_IP", "1/1"), upstream.address).await;
+        let from = async |client_ip| start_from(&stage, INTERNAL_KEY, client_ip).await;
+        assert_eq!(from(Some("203.0.113.7")).await.status, 201);
+        // The same address in another spelling.
+        assert_limited(&from(Some("::ffff:203.0.113.7")).await, "ip", 1..=60);
+        assert_eq!(from(Some("2001:db8::7")).await.status, 201);
+        // The caller's own.
+        assert_eq!(from(None).await.status, 201);
+        assert_limited(&from(None).await, "ip", 1..=60);
+        for wrong in ["", "localhost", "203.0.113.7:80", "203.0.113.0/24"] {
+            assert!(from(Some(wrong)).await.is(400, "invalid_request"), "{wrong}");
+        }
+        let stranger = start_from(&stage, "wrong", Some("203.0.113.8")).await;
+        assert!(stranger.is(403, "permission_denied"), "{}", stranger.text());
+    });
+}
+
+#[test]
 fn probe_and_subscription_tokens_count_as_exchanges() {
     block_on(async {
         let upstream = TestUpstream::answering(|_| ok("")).await;
@@ -108,21 +136,43 @@ fn probe_and_subscription_tokens_count_as_exchanges() {
 }
 
 #[test]
-fn a_client_is_who_a_trusted_proxy_says_and_nobody_else() {
+fn a_client_is_who_a_trusted_proxy_says_in_a_configured_header_and_nobody_else() {
     block_on(async {
         let upstream = TestUpstream::answering(|_| ok("")).await;
-        for (trusted, own_windows) in [("127.0.0.1/32", true), ("10.0.0.0/8", false), ("", false)] {
-            let options = Options::new(Db::Sqlite).set("LIMIT_PROXY_IP", "1/1").set("TRUSTED_PROXIES", trusted);
+        let both = "x-vercel-ip,x-forwarded-for";
+        for (trusted, headers, forwarded, vercel) in [
+            ("127.0.0.1/32", both, true, true),
+            ("127.0.0.1/32", "x-forwarded-for", true, false),
+            ("127.0.0.1/32", "x-vercel-ip", false, true),
+            ("10.0.0.0/8", both, false, false),
+            ("", both, false, false),
+        ] {
+            let options = Options::new(Db::Sqlite)
+                .set("LIMIT_PROXY_IP", "1/1")
+                .set("TRUSTED_PROXIES", trusted)
+                .set("CLIENT_IP_HEADERS", headers);
             let stage = Stage::new(options, upstream.address).await;
             let browser = stage.open().await;
             let ask = async |lines: &str| Raw::ask(&stage.server.url, browser.head("GET", "/", lines)).await;
-            assert_eq!(ask("X-Forwarded-For: 1.1.1.1\r\n").await.status, 200);
-            let status = if own_windows { 200 } else { 429 };
-            assert_eq!(ask("X-Forwarded-For: 2.2.2.2\r\n").await.status, status, "{trusted}");
-            assert_eq!(ask("X-Vercel-IP: 3.3.3.3\r\n").await.status, status, "{trusted}");
-            // What the client put before the proxy's entry changes nothing.
-            assert_limited(&ask("X-Forwarded-For: 9.9.9.9, 1.1.1.1\r\n").await, "ip", 1..=60);
-            assert_limited(&ask("X-Forwarded-For: 8.8.8.8\r\nX-Vercel-IP: 3.3.3.3\r\n").await, "ip", 1..=60);
+            let status = |own_window| if own_window { 200 } else { 429 };
+            // The peer's own window is used up: who is let in has another one.
+            assert_eq!(ask("").await.status, 200);
+            for (lines, own_window) in [
+                ("X-Forwarded-For: 1.1.1.1\r\n", forwarded),
+                ("X-Forwarded-For: 2.2.2.2\r\n", forwarded),
+                ("X-Vercel-IP: 3.3.3.3\r\n", vercel),
+                // What the client put before the proxy's entry changes nothing.
+                ("X-Forwarded-For: 9.9.9.9, 1.1.1.1\r\n", false),
+            ] {
+                let answer = ask(lines).await;
+                assert_eq!(answer.status, status(own_window), "{trusted} {headers}: {lines}");
+                if !own_window {
+                    assert_limited(&answer, "ip", 1..=60);
+                }
+            }
+            // Both say something: the one that is named first counts, and one that is not named never.
+            let answer = ask("X-Forwarded-For: 8.8.8.8\r\nX-Vercel-IP: 3.3.3.3\r\n").await;
+            assert_eq!(answer.status, status(forwarded && !vercel), "{trusted} {headers}");
         }
     });
 }

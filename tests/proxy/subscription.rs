@@ -17,6 +17,11 @@ fn offer(token: &str) -> String {
     format!("Sec-WebSocket-Protocol: runwarden.preview.v1, token.{token}\r\n")
 }
 
+/// What the close frame says.
+fn closed_as(code: u16, reason: &str) -> Vec<u8> {
+    [&code.to_be_bytes()[..], reason.as_bytes()].concat()
+}
+
 async fn subscribe(stage: &Stage, id: &str, lines: &str) -> (Raw, Answer) {
     let mut raw = Raw::connect(&stage.server.url).await;
     let answer = raw.upgrade(&format!("/api/preview/subscribe/{id}"), lines).await;
@@ -55,7 +60,21 @@ fn a_token_opens_one_socket_and_only_from_its_header() {
             (&event["previewSessionId"], &event["channel"]),
             (&json!(browser.id), &browser.exchanged["channel"])
         );
-        assert_eq!(event["eventName"], "v1.preview.session.state_changed");
+        // What every event says.
+        for (field, value) in [
+            ("eventName", "v1.preview.session.state_changed"),
+            ("origin", "server"),
+            ("traceId", browser.id.as_str()),
+            ("runId", stage.run.id.as_str()),
+            ("threadId", stage.run.thread.as_str()),
+            ("threadChatId", stage.run.chat.as_str()),
+            ("userId", "u-1"),
+            ("codesandboxId", "box-1"),
+            ("sandboxProvider", "docker"),
+        ] {
+            assert_eq!(event[field], value, "{field}");
+        }
+        assert!(event["tsServer"].is_string());
 
         let (_, answer) = subscribe(&stage, &browser.id, &offer(token)).await;
         assert!(answer.is(409, "token_replay"), "{}", answer.text());
@@ -82,6 +101,31 @@ fn a_token_opens_one_socket_and_only_from_its_header() {
 }
 
 #[test]
+fn a_handshake_that_fails_leaves_the_token_good() {
+    block_on(async {
+        let upstream = endless().await;
+        let stage = Stage::new(Options::new(Db::Sqlite), upstream.address).await;
+        let browser = stage.open().await;
+        let token = browser.exchanged["subscriptionToken"].as_str().unwrap();
+        let path = format!("/api/preview/subscribe/{}", browser.id);
+        let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        for lines in [
+            String::new(),
+            format!("Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 12\r\n{key}"),
+            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n".to_owned(),
+            format!("Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n{key}"),
+        ] {
+            let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{lines}{}\r\n", offer(token));
+            let answer = Raw::ask(&stage.server.url, head).await;
+            assert!(answer.is(400, "invalid_request"), "{lines}: {} {}", answer.status, answer.text());
+        }
+        assert_eq!(subscribe(&stage, &browser.id, &offer(token)).await.1.status, 101);
+        let (_, answer) = subscribe(&stage, &browser.id, &offer(token)).await;
+        assert!(answer.is(409, "token_replay"), "{}", answer.text());
+    });
+}
+
+#[test]
 fn its_end_says_why() {
     block_on(async {
         let upstream = endless().await;
@@ -94,7 +138,7 @@ fn its_end_says_why() {
         let fresh = subscription_token(&stage.server.url, &browser).await;
         stage.revoke(&browser.id).await;
         let (opcode, reason) = raw.frame().await.expect("a close frame");
-        assert_eq!((opcode, reason.get(..2)), (8, Some(&4401_u16.to_be_bytes()[..])));
+        assert_eq!((opcode, reason), (8, closed_as(4401, "revoked")));
         let (_, answer) = subscribe(&stage, &browser.id, &offer(&fresh)).await;
         assert!(answer.is(401, "revoked"), "{}", answer.text());
     });

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::app::{Db, Options, TestServer, block_on};
 use crate::preview::{Browser, Stage, bound_run_with};
 use crate::raw::Raw;
 use crate::upstream::{TestUpstream, header, healthy, is_closed, ok, send_all};
+
+/// The silence that ends a socket in these tests.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Takes every handshake and says back what it hears; `bye` ends it.
 async fn echo() -> TestUpstream {
@@ -137,6 +140,52 @@ fn a_client_that_leaves_is_told_to_the_upstream() {
             drop(raw);
             assert_eq!(timeout(Duration::from_secs(6), ended.recv()).await.expect("in time"), Some(true));
         }
+    });
+}
+
+#[test]
+fn whoever_talks_keeps_it_open_and_silence_ends_it() {
+    block_on(async {
+        // Says nothing by itself; `talk` makes it go on until it hears more.
+        let upstream = TestUpstream::acting(|head, mut stream| {
+            Box::pin(async move {
+                if let Some(up) = healthy(&head) {
+                    return send_all(stream, up).await;
+                }
+                stream.write_all(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n").await.ok()?;
+                let mut bytes = [0; 1024];
+                while let Ok(count @ 1..) = stream.read(&mut bytes).await {
+                    if bytes[..count].ends_with(b"talk") {
+                        for _ in 0..15 {
+                            sleep(SILENCE / 5).await;
+                            stream.write_all(b"\x89\x00").await.ok()?;
+                        }
+                    }
+                }
+                None
+            })
+        })
+        .await;
+        let options = Options::new(Db::Sqlite).set("PREVIEW_WEBSOCKET", "on").refit(|mut parts| {
+            parts.timeouts.stream_idle = SILENCE;
+            parts
+        });
+        let stage = Stage::new(options, upstream.address).await;
+        let browser = stage.open().await;
+        let cookie = format!("Cookie: {}\r\n", browser.cookie);
+        let mut raw = Raw::connect(&stage.server.url).await;
+        assert_eq!(raw.upgrade(&browser.path("/ws"), &cookie).await.status, 101);
+        // The client talks, for three times the silence; then the app does.
+        for _ in 0..15 {
+            sleep(SILENCE / 5).await;
+            raw.send_frame(9, b"").await;
+        }
+        raw.send_frame(1, b"talk").await;
+        assert_eq!(raw.exactly(30).await, b"\x89\x00".repeat(15), "it was ended while its client or its app talked");
+        // Then nobody does.
+        let since = std::time::Instant::now();
+        assert!(raw.is_over().await);
+        assert!(since.elapsed() > SILENCE / 2);
     });
 }
 

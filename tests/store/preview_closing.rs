@@ -19,6 +19,7 @@ on_both!(
     a_users_sessions_on_a_repository_are_revoked_in_bounded_steps,
     a_new_run_and_another_sandbox_promise_to_announce_what_they_close,
     sessions_whose_life_is_over_are_ended,
+    starts_that_nobody_finishes_are_ended_in_bounded_steps,
     beginning_moving_and_closing_never_wait_in_a_circle,
 );
 
@@ -133,17 +134,45 @@ async fn sessions_whose_life_is_over_are_ended(database: Database) {
     let later = begun(store, &later).await;
     let at = NOW.plus_millis(LIFE_MS);
     let earlier: Timestamp = at.plus_millis(-1);
-    assert_eq!(store.expire_previews(earlier, 10).await.unwrap(), []);
+    assert_eq!(store.expire_previews(NOW, earlier, 10).await.unwrap(), []);
     let expected =
         [closed(&sessions[0], 0, S::Expired), closed(&sessions[1], 0, S::Error), closed(&sessions[2], 0, S::Error)];
-    assert_eq!(store.expire_previews(at, 2).await.unwrap(), expected[..2]);
-    assert_eq!(store.expire_previews(at, 2).await.unwrap(), expected[2..]);
-    assert_eq!(store.expire_previews(at, 2).await.unwrap(), []);
+    assert_eq!(store.expire_previews(NOW, at, 2).await.unwrap(), expected[..2]);
+    assert_eq!(store.expire_previews(NOW, at, 2).await.unwrap(), expected[2..]);
+    assert_eq!(store.expire_previews(NOW, at, 2).await.unwrap(), []);
     assert_eq!(loaded(store, sessions[1].id).await.error_code, Some(PreviewErrorCode::HealthCheckTimeout));
     assert_eq!(loaded(store, sessions[3].id).await, sessions[3]);
     assert_eq!(loaded(store, later.id).await, later);
     let effects = announced(store).await;
     assert_eq!(effects.iter().map(|(_, sessions)| sessions.len()).sum::<usize>(), 3);
+}
+
+async fn starts_that_nobody_finishes_are_ended_in_bounded_steps(database: Database) {
+    use PreviewSessionState as S;
+    let store = &*database.store;
+    let run = bound(store, "t", "c").await;
+    let mut sessions = Vec::new();
+    for state in [S::Pending, S::Initializing, S::Initializing, S::Ready, S::Unsupported, S::Error] {
+        sessions.push(session_in(store, &run, state).await);
+    }
+    let now = NOW.plus_millis(1000);
+    // Begun at that very instant is not before it.
+    assert_eq!(store.expire_previews(NOW, now, 10).await.unwrap(), []);
+    let expected: Vec<_> = sessions[..3].iter().map(|session| closed(session, 0, S::Error)).collect();
+    let before = NOW.plus_millis(1);
+    assert_eq!(store.expire_previews(before, now, 2).await.unwrap(), expected[..2]);
+    assert_eq!(store.expire_previews(before, now, 2).await.unwrap(), expected[2..]);
+    assert_eq!(store.expire_previews(before, now, 2).await.unwrap(), []);
+    for session in &sessions[..3] {
+        let after = loaded(store, session.id).await;
+        assert_eq!((after.state, after.error_code), (S::Error, Some(PreviewErrorCode::HealthCheckTimeout)));
+        assert!(after.error_output.is_some_and(|why| why.contains("not finished in time")));
+    }
+    for session in &sessions[3..] {
+        assert_eq!(loaded(store, session.id).await, *session);
+    }
+    let promised = announced(store).await;
+    assert_eq!(promised.iter().map(|(_, sessions)| sessions.len()).sum::<usize>(), 3);
 }
 
 async fn beginning_moving_and_closing_never_wait_in_a_circle(database: Database) {
@@ -162,7 +191,7 @@ async fn beginning_moving_and_closing_never_wait_in_a_circle(database: Database)
             let scope =
                 RevocationScope::Access { user_id: asked(&run).user_id, repo_full_name: run.repo_full_name.clone() };
             store.revoke_previews(&scope, NOW, 5).await.unwrap();
-            store.expire_previews(NOW.plus_millis(LIFE_MS), 5).await.unwrap();
+            store.expire_previews(NOW, NOW.plus_millis(LIFE_MS), 5).await.unwrap();
         }
     };
     let names = ["a", "b", "c", "d"];

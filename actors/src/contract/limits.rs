@@ -90,6 +90,11 @@ pub const PREVIEW_KEY_GRACE_SECONDS: u64 = 15 * 60;
 pub const PREVIEW_START_ANSWER_MS: u64 = 25_000;
 /// How long a preview may take to come up; after that it is `health_check_timeout`.
 pub const PREVIEW_HEALTH_TIMEOUT_MS: u64 = 120_000;
+/// How long bringing a preview up may take with all that comes before its health is asked: sandboxes that answer late.
+pub const PREVIEW_START_TIMEOUT_MS: u64 = 240_000;
+/// Age at which a start counts as left behind by a server that died: its own server would have ended it by then, clocks
+/// that are apart included.
+pub const PREVIEW_START_STALLED_MS: u64 = PREVIEW_START_TIMEOUT_MS + PREVIEW_CLOCK_SKEW_SECONDS * 1000;
 /// Pause between two looks at a preview that is coming up.
 pub const PREVIEW_HEALTH_INTERVAL_MS: u64 = 250;
 /// Last bytes of a failed preview command's output that are kept.
@@ -142,6 +147,9 @@ pub const LIMIT_PROXY_IP_PER_MINUTE: u32 = 3600;
 pub const LIMIT_PROXY_SESSION_BURST: u32 = 240;
 /// Proxied requests of an address: burst in 10 s.
 pub const LIMIT_PROXY_IP_BURST: u32 = 600;
+/// Look-ups in the database, in 10 s and of one address, for proxied requests that show no cookie and whose session is
+/// not open on the server.
+pub const STRANGER_LOOKUPS_MAX: u32 = 60;
 /// Window of the sustained limits.
 pub const LIMIT_SUSTAINED_WINDOW_MS: u64 = 60_000;
 /// Window of the bursts.

@@ -66,6 +66,12 @@ pub trait Observer: Send + Sync {
     /// Access to a preview was denied (section 11).
     fn preview_denied(&self, session: PreviewDimensions<'_>, reason: SecurityReason);
 
+    /// A browser was told by a probe what it can expect: `ok`, `cookie_blocked`, `ws_required` or `expired`.
+    fn preview_probed(&self, result: &'static str);
+
+    /// A proxied request came without any cookie of ours. Answered, and counted only: it says nothing about anybody.
+    fn preview_without_credential(&self);
+
     /// A preview came up after so many milliseconds, by the server's clock: `preview_ready_latency_ms`.
     fn preview_ready_after(&self, session: PreviewDimensions<'_>, millis: u64);
 

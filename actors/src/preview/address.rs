@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use thiserror::Error;
+use uuid::Uuid;
 
 use crate::contract::{AccessInvalidation, PinningMode, SecurityReason};
 use crate::ports::store::{PinnedAddresses, RevocationScope};
@@ -14,7 +15,7 @@ use super::actor::OpenSession;
 use super::deps::PreviewDeps;
 use super::handle::Previews;
 use super::pin::{PinDenied, Recheck, pin_named, pin_reported, recheck};
-use super::revocation::{dimensions, revoke, target};
+use super::revocation::{preview_dimensions, revoke, target};
 
 /// Why there is no address to connect to.
 #[derive(Debug, Error)]
@@ -33,11 +34,13 @@ pub enum AddressError {
     Store(#[from] StoreError),
 }
 
-/// The address, and where it was looked up again, checked anew. A rebinding takes the session back.
+/// The address, and where it was looked up again, checked anew. A rebinding takes the session back; its event names the
+/// proxied request that met it.
 pub async fn checked_address(
     deps: &PreviewDeps,
     previews: &Previews,
     open: &OpenSession,
+    proxy_req_id: Uuid,
 ) -> Result<IpAddr, AddressError> {
     if let Some(address) = current(deps, open) {
         return Ok(address);
@@ -49,7 +52,8 @@ pub async fn checked_address(
     let checked = look_up(deps, open).await;
     if let Err(AddressError::Denied(denied)) = &checked {
         tracing::warn!(preview_session_id = %open.record.id, %denied, "the upstream's address is refused");
-        deps.run.observer.preview_denied(dimensions(&open.record), SecurityReason::ProxySsrfBlocked);
+        let session = preview_dimensions(&open.record, Some(proxy_req_id));
+        deps.run.observer.preview_denied(session, SecurityReason::ProxySsrfBlocked);
         let scope = RevocationScope::Session(open.record.id);
         if let Err(error) = revoke(deps, previews, &scope, AccessInvalidation::Revocation).await {
             tracing::warn!(preview_session_id = %open.record.id, %error, "a rebound session could not be taken back");

@@ -88,7 +88,7 @@ impl Previews {
 
     /// The session, if it is open. Costs no message while its actor is alive.
     pub async fn open(&self, id: PreviewSessionId) -> Result<Arc<OpenSession>, OpenError> {
-        if let Some(session) = self.roster.alive(&id).and_then(|handle| handle.shown()) {
+        if let Some(session) = self.open_here(id) {
             return Ok(session);
         }
         let mut last = OpenError::Stopped;
@@ -110,6 +110,11 @@ impl Previews {
         Err(last)
     }
 
+    /// The session, if it is open in this process already. Asks nobody.
+    pub fn open_here(&self, id: PreviewSessionId) -> Option<Arc<OpenSession>> {
+        self.roster.alive(&id)?.shown()
+    }
+
     /// The session's version is this now, by word of the database or of another server: everything that was granted
     /// under an older one ends.
     pub fn close(&self, id: PreviewSessionId, version: i64) {
@@ -123,8 +128,9 @@ impl Previews {
         }
     }
 
-    /// Cuts everything: nobody has been able to say for too long whether sessions were taken back.
-    pub(super) fn go_blind(&self) {
+    /// Cuts everything that is under way here and closes no session: nobody has been able to say for too long whether
+    /// sessions were taken back, or this server ends.
+    pub fn let_go(&self) {
         for (_, handle, _) in self.roster.all() {
             // Idle ones too: whoever asks for one again reads its row anew.
             if handle.shown().is_some() {

@@ -1,6 +1,6 @@
 //! How sessions end before their time, and how everybody learns of it (section 5, revocation).
 
-use crate::contract::limits::{PREVIEW_CLOCK_SKEW_SECONDS, PREVIEW_SESSION_SECONDS};
+use crate::contract::limits::{PREVIEW_CLOCK_SKEW_SECONDS, PREVIEW_SESSION_SECONDS, PREVIEW_START_STALLED_MS};
 use uuid::Uuid;
 
 use crate::contract::{AccessInvalidation, PreviewSessionId, PreviewSessionState};
@@ -146,9 +146,11 @@ pub enum RevokeError {
     Coordination(#[from] CoordinationError),
 }
 
-/// Ends sessions whose life is over; how many.
+/// Ends sessions whose life is over, and starts that their server has left behind; how many.
 pub async fn sweep_previews(deps: &Deps) -> Result<usize, StoreError> {
-    let closed = deps.store.expire_previews(deps.clock.now(), BATCH).await?;
+    let now = deps.clock.now();
+    let stalled = i64::try_from(PREVIEW_START_STALLED_MS).unwrap_or(i64::MAX);
+    let closed = deps.store.expire_previews(now.plus_millis(-stalled), now, BATCH).await?;
     if !closed.is_empty() {
         deps.effects.wake();
     }

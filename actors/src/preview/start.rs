@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::contract::limits::{
     PREVIEW_CONFIG_MAX_BYTES, PREVIEW_HEALTH_INTERVAL_MS, PREVIEW_HEALTH_TIMEOUT_MS, PREVIEW_OUTPUT_TAIL_BYTES,
-    PREVIEW_SESSION_SECONDS,
+    PREVIEW_SESSION_SECONDS, PREVIEW_START_TIMEOUT_MS,
 };
 use crate::contract::{
     OpenMode, PREVIEW_CONFIG_FILE, PreviewConfig, PreviewErrorCode, PreviewSessionId, PreviewSessionState, RunId,
@@ -23,7 +23,7 @@ use crate::run::bounded;
 
 use super::access::{AccessError, may_see};
 use super::deps::{OriginClaims, PreviewDeps};
-use super::pin::{pin_named, pin_reported};
+use super::pin::{PinDenied, pin_named, pin_reported};
 use super::revocation::{dimensions, target};
 
 /// What is asked for.
@@ -102,7 +102,7 @@ enum Outcome {
 }
 
 /// Brings a `pending` session up, or writes why it cannot be. Spawn it: a caller that goes away must not leave it
-/// half-way. Ends after [`PREVIEW_HEALTH_TIMEOUT_MS`] and some calls to the provider at the latest.
+/// half-way. Ends after [`PREVIEW_START_TIMEOUT_MS`] at the latest; what is left of one whose server dies the sweep ends.
 pub async fn bring_up(
     deps: &PreviewDeps,
     session: PreviewSession,
@@ -115,7 +115,14 @@ pub async fn bring_up(
     let Some(run) = bounded(deps.run.store.load_run(session.run_id)).await? else {
         return Err(StoreError::Corrupt(format!("run {} is gone", session.run_id)));
     };
-    let change = match work(deps, &session, &run, asked_mode).await? {
+    let allowed = Duration::from_millis(PREVIEW_START_TIMEOUT_MS);
+    let outcome = if let Ok(outcome) = timeout(allowed, work(deps, &session, &run, asked_mode)).await {
+        outcome?
+    } else {
+        let why = format!("the sandbox did not answer in time: the start took over {} s", allowed.as_secs());
+        Outcome::Failed(PreviewErrorCode::HealthCheckTimeout, Some(why))
+    };
+    let change = match outcome {
         Outcome::Up(upstream) => PreviewMove::Ready { upstream },
         Outcome::Unsupported(reason) => PreviewMove::Unsupported { reason },
         Outcome::Failed(code, output) => PreviewMove::Error { code, output },
@@ -243,7 +250,11 @@ async fn wait_until_healthy(
         let upstream = match deps.run.sandbox.upstream(place, port).await {
             Ok(found) => match pin(deps, session, found).await {
                 Ok(upstream) => upstream,
-                Err(why) => return Outcome::Failed(PreviewErrorCode::TunnelFailed, Some(why)),
+                Err(NoPin::Denied(denied)) => {
+                    tracing::warn!(preview_session_id = %session.id, %denied, "the upstream's address is refused");
+                    return Outcome::Unsupported(UnsupportedReason::ProxyDenied);
+                }
+                Err(NoPin::Failed(why)) => return Outcome::Failed(PreviewErrorCode::TunnelFailed, Some(why)),
             },
             Err(error) => return failed(&error),
         };
@@ -257,17 +268,26 @@ async fn wait_until_healthy(
     }
 }
 
+/// Why there is no address to show.
+enum NoPin {
+    /// It is one that the proxy may not go to.
+    Denied(PinDenied),
+    /// It could not be looked up or signed.
+    Failed(String),
+}
+
 /// Checks the address, and signs the origin.
-async fn pin(deps: &PreviewDeps, session: &PreviewSession, found: Upstream) -> Result<PreviewUpstream, String> {
+async fn pin(deps: &PreviewDeps, session: &PreviewSession, found: Upstream) -> Result<PreviewUpstream, NoPin> {
+    let failed = |error: &dyn std::fmt::Display| NoPin::Failed(error.to_string());
     let now = deps.run.clock.now();
     let pinned = match &found.reach {
         UpstreamReach::Reported(address) => pin_reported(*address, &deps.options.allowed_networks, now),
         UpstreamReach::Named { trusted_suffix } => {
-            let answers = deps.names.resolve(&found.host).await.map_err(|error| error.to_string())?;
+            let answers = deps.names.resolve(&found.host).await.map_err(|error| failed(&error))?;
             pin_named(found.scheme, &found.host, trusted_suffix, &answers, now)
         }
     }
-    .map_err(|denied| denied.to_string())?;
+    .map_err(NoPin::Denied)?;
     let claims = OriginClaims {
         scheme: found.scheme.as_str().to_owned(),
         host: found.host.clone(),
@@ -276,7 +296,7 @@ async fn pin(deps: &PreviewDeps, session: &PreviewSession, found: Upstream) -> R
         preview_session_id: session.id,
         revocation_version: session.revocation_version,
     };
-    let origin_token = deps.signer.sign_origin(&claims, session.expires_at).await.map_err(|error| error.to_string())?;
+    let origin_token = deps.signer.sign_origin(&claims, session.expires_at).await.map_err(|error| failed(&error))?;
     Ok(PreviewUpstream {
         scheme: found.scheme,
         host: found.host,

@@ -40,7 +40,7 @@ pub async fn watch_revocations(deps: Deps, previews: Previews, mut shutdown: wat
                 let blind_for = deps.clock.now().millis_since(seen_at);
                 if blind_for >= PREVIEW_REVOCATION_BLIND_MS {
                     tracing::error!(%error, blind_for_ms = blind_for, "revocations cannot be seen; streams are cut");
-                    previews.go_blind();
+                    previews.let_go();
                 }
             }
         }

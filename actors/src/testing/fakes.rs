@@ -330,7 +330,8 @@ pub struct RecordingObserver(Mutex<Counted>);
 
 impl RecordingObserver {
     /// How often `name` was counted: an outcome, `quarantined:REASON`, `denied:REASON`, `actor:WHAT`,
-    /// `preview:STATE` or `preview_denied:REASON`.
+    /// `preview:STATE`, `preview_denied:REASON`, `proxy_denied:REASON` (of those, the ones that name a proxied request),
+    /// `probed:RESULT` or `without_credential`.
     pub fn count(&self, name: &str) -> u64 {
         locked(&self.0).get(name).copied().unwrap_or(0)
     }
@@ -357,8 +358,19 @@ impl Observer for RecordingObserver {
         self.add(format!("preview:{to}"), 1);
     }
 
-    fn preview_denied(&self, _: PreviewDimensions<'_>, reason: SecurityReason) {
+    fn preview_denied(&self, session: PreviewDimensions<'_>, reason: SecurityReason) {
         self.add(format!("preview_denied:{reason}"), 1);
+        if session.proxy_req_id.is_some() {
+            self.add(format!("proxy_denied:{reason}"), 1);
+        }
+    }
+
+    fn preview_probed(&self, result: &'static str) {
+        self.add(format!("probed:{result}"), 1);
+    }
+
+    fn preview_without_credential(&self) {
+        self.add("without_credential".to_owned(), 1);
     }
 
     fn preview_ready_after(&self, _: PreviewDimensions<'_>, _: u64) {

@@ -313,7 +313,12 @@ impl PreviewStore for FaultyStore {
         self.inner.revoke_previews(scope, now, most).await
     }
 
-    async fn expire_previews(&self, now: Timestamp, most: u32) -> Result<Vec<ClosedPreview>, StoreError> {
-        self.inner.expire_previews(now, most).await
+    async fn expire_previews(
+        &self,
+        begun_before: Timestamp,
+        now: Timestamp,
+        most: u32,
+    ) -> Result<Vec<ClosedPreview>, StoreError> {
+        self.inner.expire_previews(begun_before, now, most).await
     }
 }

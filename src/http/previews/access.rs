@@ -13,7 +13,7 @@ use super::super::{ApiError, AppState};
 
 /// Whose access to what may have changed, and why.
 #[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub(in crate::http) struct InvalidateBody {
     user_id: UserId,
     repo_full_name: RepoFullName,

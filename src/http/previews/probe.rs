@@ -32,6 +32,18 @@ pub(in crate::http) enum ProbeResult {
     Expired,
 }
 
+impl ProbeResult {
+    /// As it goes over the wire.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::CookieBlocked => UnsupportedReason::CookieBlocked.as_str(),
+            Self::WsRequired => UnsupportedReason::WsRequired.as_str(),
+            Self::Expired => "expired",
+        }
+    }
+}
+
 /// The body.
 #[derive(Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -103,6 +115,7 @@ pub(super) async fn probe_for(
         Err(OpenError::NotReady(_)) => not_ready(services, id).await?,
         Err(error) => return Err(error.into()),
     };
+    services.deps.run.observer.preview_probed(result.name());
     Ok(builder.json(ProbeBody { result }))
 }
 

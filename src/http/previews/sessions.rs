@@ -1,5 +1,6 @@
 //! `POST /api/internal/preview/session/start`, and what a host application does with a session afterwards (section 5).
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -31,6 +32,9 @@ pub(in crate::http) struct StartBody {
     user_id: UserId,
     /// How it will be opened; the configuration's own, or a frame, where nothing is said.
     open_mode: Option<OpenMode>,
+    /// The address that the person asks from, for the limits of addresses; the caller's own where nothing is said.
+    #[schemars(with = "Option<String>")]
+    client_ip: Option<IpAddr>,
 }
 
 /// A preview session.
@@ -133,7 +137,11 @@ pub(in crate::http) async fn start(
     let services = state.previews.clone();
     let run = services.deps.run.store.load_run(body.run_id).await?.ok_or_else(|| ApiError::not_found("run"))?;
     services.require_live(&body.user_id, &run.repo_full_name).await?;
-    let ip = ip_of(&services, &request)?;
+    // The key vouches for what the host application says; nobody else gets here.
+    let ip = match body.client_ip {
+        Some(said) => said.to_canonical().to_string(),
+        None => ip_of(&services, &request)?,
+    };
     count(&services, &services.deps.options.limits.start(&body.user_id, &ip)).await?;
     let asked = StartPreview {
         thread_id: body.thread_id,

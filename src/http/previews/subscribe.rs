@@ -12,7 +12,7 @@ use runwarden_actors::contract::names::{BROADCAST_SCHEMA_VERSION, EVENT_SESSION_
 use runwarden_actors::contract::{
     ErrorCode, KeyNamespace, PreviewBinding, PreviewSessionId, PreviewSessionState, SecurityReason,
 };
-use runwarden_actors::preview::{OpenSession, preview_dimensions};
+use runwarden_actors::preview::{OpenError, OpenSession, preview_dimensions};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -35,8 +35,13 @@ const UNANSWERED_MAX: u32 = 3;
 const SEND_WITHIN: Duration = Duration::from_secs(10);
 /// Largest frame that a browser may send: it has nothing to say.
 const FRAME_MAX_BYTES: usize = 1024;
-/// Close code of a socket whose session is over; 4000 to 4999 are for applications.
+/// Close code of a socket whose session is over; 4000 to 4999 are for applications. Its reason is the state that the
+/// session went to: an event would be one that its own check refuses.
 const CLOSE_OVER: u16 = 4401;
+const EXPIRED: &str = PreviewSessionState::Expired.as_str();
+const REVOKED: &str = PreviewSessionState::Revoked.as_str();
+/// The reason where the user may not see the repository any more.
+const WITHDRAWN: &str = ErrorCode::PermissionDenied.as_str();
 
 /// The token among the offered protocols, where ours is offered too.
 fn offered_token(headers: &HeaderMap) -> Option<&str> {
@@ -86,21 +91,22 @@ pub(in crate::http) async fn subscribe(
     let checked = async {
         claims.check_binding(&open.record.binding())?;
         require_access(&services, &open.record).await?;
+        // Before the token is used up: a handshake that fails leaves it good. Dropped, it has done nothing.
+        let upgrade = actix_ws::handle(&request, payload)
+            .map_err(|error| ApiError::invalid(format!("this is no WebSocket handshake: {error}")))?;
         if !services.deps.run.coordination.use_once(&claims.marks(), single_use_ms(KeyNamespace::Broadcast)).await? {
             return Err(ApiError::new(
                 ErrorCode::TokenReplay,
                 "the subscription token was used already; ask for another",
             ));
         }
-        Ok(())
+        Ok(upgrade)
     };
-    checked.await.inspect_err(|error| {
+    let (mut response, session, frames) = checked.await.inspect_err(|error| {
         if let Some(reason) = error.security_reason() {
             services.deps.run.observer.preview_denied(preview_dimensions(&open.record, None), reason);
         }
     })?;
-    let (mut response, session, frames) = actix_ws::handle(&request, payload)
-        .map_err(|error| ApiError::invalid(format!("this is no WebSocket handshake: {error}")))?;
     response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     let subscription =
         Subscription { services, id, binding: claims.binding.clone(), open, session, shutdown: state.shutdown.clone() };
@@ -115,6 +121,15 @@ struct Subscription {
     open: Arc<OpenSession>,
     session: Session,
     shutdown: watch::Receiver<bool>,
+}
+
+/// What a session that is not open any more means to its subscribers.
+const fn end_of(error: &OpenError) -> End {
+    match error {
+        OpenError::Expired => End::Over(EXPIRED),
+        OpenError::Revoked | OpenError::NotFound | OpenError::NotReady(_) => End::Over(REVOKED),
+        OpenError::Store(_) | OpenError::Stopped => End::Unknown,
+    }
 }
 
 /// Why a subscription ends.
@@ -158,7 +173,7 @@ impl Subscription {
         let mut unanswered = 0;
         loop {
             tokio::select! {
-                () = cancelled.cancelled() => return End::Over("the preview session is over"),
+                () = cancelled.cancelled() => return self.cut().await,
                 _ = shutdown.wait_for(|down| *down) => return End::ShuttingDown,
                 _ = pings.tick() => {
                     unanswered += 1;
@@ -188,6 +203,15 @@ impl Subscription {
         }
     }
 
+    /// The session was cut here: because it is over, or because nobody could say for too long whether it is.
+    async fn cut(&self) -> End {
+        match self.services.open(self.id).await {
+            Ok(open) if open.record.revocation_version == self.open.record.revocation_version => End::Unknown,
+            Ok(_) => End::Over(REVOKED),
+            Err(error) => end_of(&error),
+        }
+    }
+
     /// Checked before every event (section 5): the session, its version, the ids, and the user's access.
     async fn check(&self) -> Result<(), End> {
         let over = |reason: SecurityReason, why| {
@@ -195,20 +219,18 @@ impl Subscription {
             self.services.deps.run.observer.preview_denied(dimensions, reason);
             End::Over(why)
         };
-        let Ok(open) = self.services.open(self.id).await else {
-            return Err(End::Over("the preview session is over"));
-        };
+        let open = self.services.open(self.id).await.map_err(|error| end_of(&error))?;
         if open.record.revocation_version != self.open.record.revocation_version {
-            return Err(End::Over("the preview session was revoked"));
+            return Err(End::Over(REVOKED));
         }
         if open.record.binding() != self.binding {
-            return Err(over(SecurityReason::BindingMismatch, "the preview session is another one"));
+            return Err(over(SecurityReason::BindingMismatch, REVOKED));
         }
         match require_access(&self.services, &open.record).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 let reason = error.security_reason().unwrap_or(SecurityReason::CacheUnavailable);
-                Err(match over(reason, "access was withdrawn") {
+                Err(match over(reason, WITHDRAWN) {
                     // Nobody can say: the page may come back with another token.
                     End::Over(_) if reason == SecurityReason::CacheUnavailable => End::Unknown,
                     end => end,
@@ -217,16 +239,24 @@ impl Subscription {
         }
     }
 
+    /// The fields that every event has (section 11), and what the page needs to know.
     async fn event(&mut self, state: PreviewSessionState) -> Result<(), End> {
         self.check().await?;
+        let of = &self.binding;
         let event = json!({
             "schemaVersion": BROADCAST_SCHEMA_VERSION,
             "channel": channel(self.id),
             "eventName": EVENT_SESSION_STATE_CHANGED,
             "origin": "server",
             "tsServer": self.services.deps.run.clock.now(),
+            "traceId": self.id,
             "previewSessionId": self.id,
-            "runId": self.binding.run_id,
+            "runId": of.run_id,
+            "threadId": of.thread_id,
+            "threadChatId": of.thread_chat_id,
+            "userId": of.user_id,
+            "codesandboxId": of.codesandbox_id,
+            "sandboxProvider": of.sandbox_provider,
             "state": state,
             "openMode": self.open.record.open_mode,
             "expiresAt": self.open.record.expires_at,

@@ -67,19 +67,25 @@ pub(super) async fn revoke(
     Ok(closed)
 }
 
-/// Ends the open sessions whose life is over, at most `most`.
+/// Ends the open sessions whose life is over, and those begun before `begun_before` that have not come up; at most
+/// `most`.
 pub(super) async fn expire(
     connection: &mut PgConnection,
+    begun_before: OffsetDateTime,
     now: OffsetDateTime,
     most: u32,
 ) -> Result<Vec<ClosedPreview>, Failure> {
     let mut tx = connection.begin().await?;
     // Whoever moves one right now need not be waited for; the next sweep finds it.
-    let over: Vec<OpenRow> = sqlx::query_as(select_open!("expires_at <= $1", "limit $2 for update skip locked"))
-        .bind(now)
-        .bind(i64::from(most))
-        .fetch_all(&mut *tx)
-        .await?;
+    let over: Vec<OpenRow> = sqlx::query_as(select_open!(
+        "(expires_at <= $1 or (state <> 'ready' and created_at < $3))",
+        "limit $2 for update skip locked"
+    ))
+    .bind(now)
+    .bind(i64::from(most))
+    .bind(begun_before)
+    .fetch_all(&mut *tx)
+    .await?;
     let closed = close(&mut tx, over, Closing::Ended, now).await?;
     tx.commit().await?;
     Ok(closed)
@@ -97,7 +103,8 @@ async fn close(
         let columns = why.columns(was);
         let revocation_version: i64 = sqlx::query_scalar(
             "update preview_session set state = $2, updated_at = $3, revocation_version = revocation_version + $4, \
-             revoked_at = case when $2 = 'revoked' then $3 else revoked_at end, error_code = $5 \
+             revoked_at = case when $2 = 'revoked' then $3 else revoked_at end, error_code = $5, \
+             error_output = coalesce(error_output, $6) \
              where preview_session_id = $1 returning revocation_version",
         )
         .bind(id)
@@ -105,6 +112,7 @@ async fn close(
         .bind(now)
         .bind(columns.version_step)
         .bind(columns.error_code)
+        .bind(columns.error_output)
         .fetch_one(&mut *connection)
         .await?;
         let preview_session_id = PreviewSessionId::from_uuid(id);

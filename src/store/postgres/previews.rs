@@ -90,9 +90,14 @@ impl PreviewStore for PostgresStore {
     }
 
     #[tracing::instrument(name = "store.expire_previews", skip_all)]
-    async fn expire_previews(&self, now: Timestamp, most: u32) -> Result<Vec<ClosedPreview>, StoreError> {
+    async fn expire_previews(
+        &self,
+        begun_before: Timestamp,
+        now: Timestamp,
+        most: u32,
+    ) -> Result<Vec<ClosedPreview>, StoreError> {
         let mut held = self.acquire().await?;
-        let outcome = self.limit(closing::expire(&mut held, at(now), most)).await;
+        let outcome = self.limit(closing::expire(&mut held, at(begun_before), at(now), most)).await;
         Ok(settle(held, outcome)?)
     }
 }

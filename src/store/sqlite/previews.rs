@@ -90,9 +90,14 @@ impl PreviewStore for SqliteStore {
     }
 
     #[tracing::instrument(name = "store.expire_previews", skip_all)]
-    async fn expire_previews(&self, now: Timestamp, most: u32) -> Result<Vec<ClosedPreview>, StoreError> {
+    async fn expire_previews(
+        &self,
+        begun_before: Timestamp,
+        now: Timestamp,
+        most: u32,
+    ) -> Result<Vec<ClosedPreview>, StoreError> {
         let mut held = self.writer().await?;
-        let outcome = self.limit(closing::expire(&mut held, now.as_millis(), most)).await;
+        let outcome = self.limit(closing::expire(&mut held, begun_before.as_millis(), now.as_millis(), most)).await;
         Ok(settle(held, outcome)?)
     }
 }

@@ -215,8 +215,14 @@ pub trait PreviewStore: Send + Sync {
         most: u32,
     ) -> Result<Vec<ClosedPreview>, StoreError>;
 
-    /// Ends sessions whose life is over: ready ones as `expired`, ones that never came up as `error`; at most `most`.
-    async fn expire_previews(&self, now: Timestamp, most: u32) -> Result<Vec<ClosedPreview>, StoreError>;
+    /// Ends sessions whose life is over, ready ones as `expired`, and those that were begun before `begun_before` and
+    /// have not come up: both they and those whose life ended on the way are `error`. At most `most`.
+    async fn expire_previews(
+        &self,
+        begun_before: Timestamp,
+        now: Timestamp,
+        most: u32,
+    ) -> Result<Vec<ClosedPreview>, StoreError>;
 }
 
 /// The whole database.

@@ -279,10 +279,11 @@ class RunwardenPreview extends HTMLElement {
       if (event.state === "expired" || event.state === "revoked") return this.#end(run, event.state);
       this.#setLive(true);
     });
-    socket.addEventListener("close", ({ code }) => {
+    socket.addEventListener("close", ({ code, reason }) => {
       if (socket !== this.#socket || run.cut.signal.aborted) return;
       this.#socket = null;
-      if (code === CLOSED_OVER) return this.#end(run, this.#isPast(run) ? "expired" : "revoked");
+      // The reason is the state that the session went to; without access it is over here too.
+      if (code === CLOSED_OVER) return this.#end(run, reason === "expired" || this.#isPast(run) ? "expired" : "revoked");
       this.#reconnect(run, Date.now() - since > STEADY_AFTER_MS ? 0 : tried);
     });
   }
