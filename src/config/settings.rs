@@ -135,6 +135,18 @@ pub const SETTINGS: &[Setting] = &[
         "Domains of Daytona's preview proxy, comma-separated, each with its leading dot. Previews whose address \
          lies elsewhere are refused.",
     ),
+    setting(
+        "CONTAINER_PREVIEWS_PUBLIC",
+        "(on on a loopback HOST; else it must be said)",
+        "`on` or `off`: whether `/previews/{sessionId}/…` shows registered ports of containers. It asks nobody who they \
+         are: whoever reaches HOST and knows a session's id sees its app.",
+    ),
+    setting(
+        "CONTAINER_PREVIEWS_INTERNAL",
+        "(on on a loopback HOST; else it must be said)",
+        "`on` or `off`: the same for `/internal-previews/proxy/{sessionId}/…`, which is meant for an internal network and \
+         asks nobody either.",
+    ),
     setting("ROLLOUT_PHASE", "internal", "Frozen into each run: `internal`, `beta` or `general`."),
     setting("RUN_SILENCE_TIMEOUT_SECONDS", "21600", "Silence after which an active run is ended, 60 to 2592000 s."),
     setting(

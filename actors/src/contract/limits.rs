@@ -161,3 +161,20 @@ pub const ACCESS_TTL_SECONDS: u64 = 60;
 pub const ACCESS_NEGATIVE_TTL_SECONDS: u64 = 5;
 /// Validation attempts for one run (section 9).
 pub const VALIDATION_ATTEMPTS_MAX: u32 = 3;
+
+/// Lowest port that a container's preview may have (section 8).
+pub const CONTAINER_PORT_MIN: u16 = 1024;
+/// Longest session id of a container (section 8).
+pub const CONTAINER_SESSION_ID_MAX_BYTES: usize = 128;
+/// Longest name of one more port of a session.
+pub const PORT_NAME_MAX_BYTES: usize = 32;
+/// Named ports of one session.
+pub const NAMED_PORTS_MAX: usize = 16;
+/// Sessions that may have registered a port at the same time (section 8); the map lives in memory.
+pub const CONTAINER_REGISTRATIONS_MAX: usize = 10_000;
+/// Largest request to a container's preview. It streams, so that this bounds a mistake and not memory.
+pub const CONTAINER_REQUEST_MAX_BYTES: u64 = 1024 * 1024 * 1024;
+/// Questions to the Docker engine about containers of previews that may be under way at once.
+pub const CONTAINER_QUESTIONS_MAX: usize = 32;
+/// How long such a question may wait for its turn, and again for its answer.
+pub const CONTAINER_QUESTION_TIMEOUT_MS: u64 = 10_000;

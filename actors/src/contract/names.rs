@@ -16,6 +16,9 @@ pub const AUDIENCE_DAEMON: &str = "runwarden-daemon";
 /// Issuer of a daemon token.
 pub const ISSUER_DAEMON: &str = "runwarden";
 
+/// Every container of section 8 is called by this and its session's id.
+pub const CONTAINER_NAME_PREFIX: &str = "sandbox-session-";
+
 /// Lease of the backstop sweep.
 pub const KEY_SWEEP_LEASE: &str = "terragon:v1:run:sweep:lease";
 /// Prefix of the counter of quarantine offloads; the repository follows.

@@ -55,6 +55,11 @@ impl Engine {
         Ok(client)
     }
 
+    /// The next question connects anew: another engine, or another version of it, may answer.
+    pub(super) async fn forget(&self) {
+        *self.client.lock().await = None;
+    }
+
     async fn try_exec(&self, container: &str, call: &ExecCall<'_>) -> Result<ExecAnswer, ExecError> {
         let client = self.client().await?;
         let options = CreateExecOptions {
@@ -111,8 +116,7 @@ impl Engine {
                 SandboxError::Timeout("the Docker engine did not answer in time".to_owned())
             }
             error => {
-                // Another engine, or another version of it, may answer the next time.
-                *self.client.lock().await = None;
+                self.forget().await;
                 tracing::warn!(%error, "the Docker engine could not be asked");
                 match error {
                     DockerError::DockerResponseServerError { status_code, .. } => SandboxError::CommandFailed(format!(

@@ -1,5 +1,6 @@
 //! Sandboxes that are containers of a Docker engine.
 
+mod containers;
 mod engine;
 
 use std::net::IpAddr;
@@ -18,10 +19,13 @@ use self::engine::{Engine, container_name};
 use super::git::{GIT_TIMEOUT_MS, timed_out};
 use super::inside;
 
+pub use self::containers::{ContainerError, ContainerLife, ContainerView, DockerContainers, Endpoint};
 pub use self::engine::DockerHostError;
 
 /// Where the repository lies in a container unless `bind` said otherwise.
 pub const DOCKER_REPO_DIR: &str = "/workspace";
+/// On containers that were created here; its value is the session's id.
+const SESSION_LABEL: &str = "runwarden.session";
 /// Previews are reached from outside of the container.
 const LISTEN_ON: &str = "0.0.0.0";
 
