@@ -25,6 +25,8 @@ use crate::auth::{DaemonTokens, PreviewKeyRings, SharedSecret, install_crypto, r
 use crate::clock::{SystemClock, SystemIds};
 use crate::config::{Config, DatabaseConfig, ObjectsConfig};
 use crate::containers::Containers;
+use crate::containers::events::watch_events;
+use crate::containers::idle::stop_idle;
 use crate::coordination::{EmbeddedCoordination, RedisCoordination};
 use crate::evidence::ObjectEvidence;
 use crate::http::{AppState, configure};
@@ -386,6 +388,21 @@ impl Application {
             watch_access(deps, previews, shutdown).await;
             "access"
         });
+        let containers = self.state.containers.clone();
+        if containers.settings().events {
+            let (containers, shutdown) = (containers.clone(), self.state.shutdown.clone());
+            background.spawn(async move {
+                watch_events(containers, shutdown).await;
+                "container events"
+            });
+        }
+        if let Some(idle_stop) = containers.settings().idle_stop {
+            let shutdown = self.state.shutdown.clone();
+            background.spawn(async move {
+                stop_idle(containers, idle_stop, shutdown).await;
+                "idle containers"
+            });
+        }
         let (keys, shutdown) = (self.keys.clone(), self.state.shutdown.clone());
         background.spawn(async move {
             keys.watch_clock(shutdown).await;

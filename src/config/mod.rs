@@ -11,7 +11,7 @@ mod sections;
 mod settings;
 
 pub use access::AccessConfig;
-pub use containers::ContainersConfig;
+pub use containers::{ContainerBounds, ContainersConfig};
 pub use error::ConfigError;
 pub use previews::PreviewsConfig;
 pub use sections::{

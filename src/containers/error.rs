@@ -20,6 +20,14 @@ pub enum PreviewError {
     /// 404.
     #[error("No preview port registered for session {0}")]
     NotRegistered(String),
+    /// 404, of a named port.
+    #[error("No preview port `{name}` registered for session {id}")]
+    NameNotRegistered {
+        /// Session.
+        id: String,
+        /// Name.
+        name: String,
+    },
     /// 500: the container is not there, or the engine could not be asked.
     #[error("Failed to validate container for session {id}: {why}")]
     Unverified {
@@ -38,7 +46,7 @@ pub enum PreviewError {
     #[error("Bad Gateway")]
     BadGateway,
     /// Not in the table: the map in memory has a bound.
-    #[error("too many sessions have registered a preview port")]
+    #[error("too many sessions have registered a preview port, or this one too many names")]
     RegistryFull,
 }
 
@@ -47,7 +55,9 @@ impl From<PreviewError> for ApiError {
         let (code, beside) = match &error {
             PreviewError::InvalidPort | PreviewError::MissingPort => (ErrorCode::InvalidRequest, "Bad Request"),
             PreviewError::Forbidden => (ErrorCode::PermissionDenied, "Forbidden"),
-            PreviewError::NotRegistered(_) => (ErrorCode::NotFound, "Not Found"),
+            PreviewError::NotRegistered(_) | PreviewError::NameNotRegistered { .. } => {
+                (ErrorCode::NotFound, "Not Found")
+            }
             PreviewError::Unverified { .. } => (ErrorCode::ContainerUnavailable, "Internal Server Error"),
             PreviewError::NotRunning(_) => (ErrorCode::ContainerNotRunning, "Internal Server Error"),
             PreviewError::NoAddress(_) => (ErrorCode::ContainerNoAddress, "Internal Server Error"),

@@ -11,13 +11,14 @@ use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _};
 use hyper::body::Incoming;
 use runwarden_actors::contract::limits::{CONTAINER_REQUEST_MAX_BYTES, CONTAINER_SESSION_ID_MAX_BYTES};
-use runwarden_actors::contract::{ContainerSessionId, ErrorCode};
+use runwarden_actors::contract::{ContainerSessionId, ErrorCode, PortName};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Containers;
 use super::error::PreviewError;
 use super::headers::{request_headers, response_headers};
+use super::idle::InUse;
 use crate::http::ApiError;
 use crate::proxy::body::proxied_body;
 use crate::proxy::forward::{Checkout, ForwardError, LoneConnection};
@@ -29,6 +30,8 @@ use crate::proxy::{AnswerHead, Limit, Refusal, Stopping};
 pub struct Asked<'a> {
     /// Session, as it stands in the path.
     pub session: &'a str,
+    /// The port's name, where it has one.
+    pub name: Option<&'a str>,
     /// Path and query behind the session, as they stand in the request line.
     pub target: &'a str,
 }
@@ -44,11 +47,16 @@ impl Containers {
     }
 
     async fn walk(&self, request: &HttpRequest, upload: Upload, asked: Asked<'_>) -> Result<HttpResponse, ApiError> {
-        let unknown =
-            || PreviewError::NotRegistered(asked.session.chars().take(CONTAINER_SESSION_ID_MAX_BYTES).collect());
+        let short = |text: &str| text.chars().take(CONTAINER_SESSION_ID_MAX_BYTES).collect::<String>();
+        let unknown = || match asked.name {
+            None => PreviewError::NotRegistered(short(asked.session)),
+            Some(name) => PreviewError::NameNotRegistered { id: short(asked.session), name: short(name) },
+        };
         // What no container can be called by has no registration either.
         let session = ContainerSessionId::parse(asked.session).map_err(|_| unknown())?;
-        let registered = self.0.registry.get(&session).ok_or_else(unknown)?;
+        let name = asked.name.map(PortName::parse).transpose().map_err(|_| unknown())?;
+        let registered = self.0.registry.get(&session, name.as_ref()).ok_or_else(unknown)?;
+        let in_use = self.in_use(&session);
         if asks_for_websocket(request) {
             return Err(ApiError::locked(
                 ErrorCode::WsRequired,
@@ -57,25 +65,31 @@ impl Containers {
             ));
         }
         let outgoing = outgoing(request, upload)?;
-        let connection = self.connect(&session, registered.port).await?;
-        self.exchange(connection, outgoing, asked.target).await
+        let connected = self.connect(&session, registered.port).await.map_err(|error| match error {
+            Unconnected::Preview(error) => error,
+            Unconnected::Forward(error) => {
+                tracing::debug!(%session, %error, "a container's app takes no connection");
+                PreviewError::BadGateway
+            }
+            Unconnected::Moved => {
+                tracing::info!(%session, "a container moved while it was connected to");
+                PreviewError::BadGateway
+            }
+        })?;
+        self.exchange(connected, outgoing, asked.target, in_use).await
     }
 
     /// A connection to the session's container and to nobody else. An address may go to a stranger between the question
     /// and the connection, so the engine is asked again before anything is sent: whoever had the place before and has
     /// it after is who took the connection in between.
-    async fn connect(&self, session: &ContainerSessionId, port: u16) -> Result<Connected, PreviewError> {
+    pub(super) async fn connect(&self, session: &ContainerSessionId, port: u16) -> Result<Connected, Unconnected> {
         let seen = self.running(session).await?;
         let endpoint = seen.endpoint.clone().ok_or_else(|| PreviewError::NoAddress(session.to_string()))?;
         let address = SocketAddr::new(endpoint.address, port);
-        let connection = LoneConnection::open(address, self.0.timeouts.connect).await.map_err(|error| {
-            tracing::debug!(session_id = %session, %error, "a container's app takes no connection");
-            PreviewError::BadGateway
-        })?;
+        let connection = LoneConnection::open(address, self.0.timeouts.connect).await.map_err(Unconnected::Forward)?;
         let again = self.running(session).await?;
         if again.life != seen.life || again.endpoint.as_ref() != Some(&endpoint) {
-            tracing::info!(session_id = %session, "a container moved while it was connected to");
-            return Err(PreviewError::BadGateway);
+            return Err(Unconnected::Moved);
         }
         Ok(Connected { connection, authority: address.to_string() })
     }
@@ -85,6 +99,7 @@ impl Containers {
         to: Connected,
         mut outgoing: Outgoing<'_>,
         target: &str,
+        in_use: Option<InUse>,
     ) -> Result<HttpResponse, ApiError> {
         let path = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
         *outgoing.request.uri_mut() =
@@ -104,10 +119,15 @@ impl Containers {
             }
         };
         let (response, checkout) = sent.map_err(refused)?;
-        self.answer(response, checkout)
+        self.answer(response, checkout, in_use)
     }
 
-    fn answer(&self, response: hyper::Response<Incoming>, checkout: Checkout) -> Result<HttpResponse, ApiError> {
+    fn answer(
+        &self,
+        response: hyper::Response<Incoming>,
+        checkout: Checkout,
+        in_use: Option<InUse>,
+    ) -> Result<HttpResponse, ApiError> {
         let head = AnswerHead::read(&response).map_err(|error| {
             tracing::debug!(%error, "a container's answer cannot be used");
             PreviewError::BadGateway
@@ -124,15 +144,30 @@ impl Containers {
         let limit = Limit::Idle(self.0.timeouts.stream_idle, stopping);
         // Nothing is taken back here.
         let never = CancellationToken::new().cancelled_owned();
-        let body = proxied_body(response.into_body(), head.length, limit, never, checkout, ());
+        let body = proxied_body(response.into_body(), head.length, limit, never, checkout, in_use);
         Ok(builder.body(body))
     }
 }
 
-struct Connected {
-    connection: LoneConnection,
+/// A connection to the right container.
+pub(super) struct Connected {
+    pub(super) connection: LoneConnection,
     /// `address:port`, for `Host`.
-    authority: String,
+    pub(super) authority: String,
+}
+
+/// Why there is none.
+pub(super) enum Unconnected {
+    Preview(PreviewError),
+    Forward(ForwardError),
+    /// The container is not what or where it was before the connection.
+    Moved,
+}
+
+impl From<PreviewError> for Unconnected {
+    fn from(error: PreviewError) -> Self {
+        Self::Preview(error)
+    }
 }
 
 struct Outgoing<'a> {

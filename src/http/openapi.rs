@@ -40,9 +40,23 @@ use super::{chats, containers, daemon_events, daemon_stream, events, flags, heal
         probe::probe,
         subscribe::subscribe,
         paths::any,
+        containers::lifecycle::create,
+        containers::lifecycle::get,
+        containers::lifecycle::start,
+        containers::lifecycle::stop,
+        containers::lifecycle::remove,
+        containers::exec::exec,
+        containers::files::get,
+        containers::files::put,
         containers::previews::register,
         containers::proxies::public,
         containers::proxies::internal,
+        containers::proxies::public_named,
+        containers::proxies::internal_named,
+        containers::later::remove,
+        containers::later::register_named,
+        containers::later::remove_named,
+        containers::later::health,
         health::healthz,
         health::readyz,
         health::metrics,
@@ -145,8 +159,17 @@ fn schemas() -> Map<String, Value> {
     generator.subschema_for::<exchange::SubscriptionTokenBody>();
     generator.subschema_for::<probe::ProbeBody>();
     generator.subschema_for::<LockedErrorBody>();
+    generator.subschema_for::<containers::lifecycle::CreateContainer>();
+    generator.subschema_for::<containers::lifecycle::StopContainer>();
+    generator.subschema_for::<containers::lifecycle::ContainerBody>();
+    generator.subschema_for::<containers::exec::ExecBody>();
+    generator.subschema_for::<containers::exec::ExecAnswerBody>();
+    generator.subschema_for::<containers::files::EntryBody>();
+    generator.subschema_for::<containers::files::ListBody>();
     generator.subschema_for::<containers::previews::RegisterBody>();
     generator.subschema_for::<containers::previews::RegisteredBody>();
+    generator.subschema_for::<containers::later::NamedBody>();
+    generator.subschema_for::<containers::later::HealthBody>();
     generator.take_definitions(true)
 }
 
@@ -184,7 +207,13 @@ mod tests {
     fn every_route_is_described() {
         let text = include_str!("routes.rs").replace("internal(\"", "resource(\"").replace("session(\"", "resource(\"");
         // Served by scopes, because their paths are read as they came.
-        let scopes = ["/api/preview/proxy", "/previews", "/internal-previews/proxy"];
+        let scopes = [
+            "/api/preview/proxy",
+            "/previews",
+            "/internal-previews/proxy",
+            "/preview-ports",
+            "/internal-previews/ports",
+        ];
         let text = scopes.iter().fold(text, |text, scope| {
             text.replace(&format!("web::scope(\"{scope}\")"), &format!("resource(\"{scope}/{{session_id}}/{{path}}\")"))
         });

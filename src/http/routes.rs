@@ -26,6 +26,8 @@ pub fn configure(config: &mut ServiceConfig) {
         // Container previews: section 8. Nobody is asked for a credential; the handlers read the session by themselves.
         .service(web::scope("/previews").default_service(web::to(containers::proxies::public)))
         .service(web::scope("/internal-previews/proxy").default_service(web::to(containers::proxies::internal)))
+        .service(web::scope("/preview-ports").default_service(web::to(containers::proxies::public_named)))
+        .service(web::scope("/internal-previews/ports").default_service(web::to(containers::proxies::internal_named)))
         // Daemons: section 4. The token is checked by the handlers' `Daemon` extractor.
         .service(resource("/api/daemon-event").route(web::post().to(daemon_events::post_event)))
         .service(resource("/api/daemon/position").route(web::get().to(daemon_events::get_position)))
@@ -57,8 +59,34 @@ pub fn configure(config: &mut ServiceConfig) {
         .service(internal("/api/internal/preview/access/invalidate").route(web::post().to(access::invalidate)))
         // Sessions' containers: section 8. The key is checked by the handlers' `SessionCaller` extractor.
         .service(
+            session("/api/internal/sessions/{session_id}")
+                .route(web::post().to(containers::lifecycle::create))
+                .route(web::get().to(containers::lifecycle::get))
+                .route(web::delete().to(containers::lifecycle::remove)),
+        )
+        .service(
+            session("/api/internal/sessions/{session_id}/start").route(web::post().to(containers::lifecycle::start)),
+        )
+        .service(session("/api/internal/sessions/{session_id}/stop").route(web::post().to(containers::lifecycle::stop)))
+        .service(session("/api/internal/sessions/{session_id}/exec").route(web::post().to(containers::exec::exec)))
+        .service(
+            session("/api/internal/sessions/{session_id}/files")
+                .route(web::get().to(containers::files::get))
+                .route(web::put().to(containers::files::put)),
+        )
+        .service(
             session("/api/internal/sessions/{session_id}/previews")
-                .route(web::post().to(containers::previews::register)),
+                .route(web::post().to(containers::previews::register))
+                .route(web::delete().to(containers::later::remove)),
+        )
+        .service(
+            session("/api/internal/sessions/{session_id}/previews/{name}")
+                .route(web::post().to(containers::later::register_named))
+                .route(web::delete().to(containers::later::remove_named)),
+        )
+        .service(
+            session("/api/internal/sessions/{session_id}/preview-health")
+                .route(web::get().to(containers::later::health)),
         )
         .service(web::scope("/api/internal/sessions").default_service(web::to(unknown_session)))
         .service(resource("/api/preview/embed.js").route(web::get().to(embed::get)))

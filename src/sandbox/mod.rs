@@ -18,8 +18,8 @@ mod router;
 
 pub use self::daytona::{DaytonaSandbox, DaytonaSettings};
 pub use self::docker::{
-    ContainerError, ContainerLife, ContainerView, DOCKER_REPO_DIR, DockerContainers, DockerHostError, DockerSandbox,
-    Endpoint,
+    Command, ContainerError, ContainerLife, ContainerSpec, ContainerView, DOCKER_REPO_DIR, DockerContainers,
+    DockerHostError, DockerSandbox, Endpoint, Entry, EntryKind, FileError, Listing, Outcome, Surroundings,
 };
 pub use self::e2b::E2bSandbox;
 pub use self::git::{GIT_OUTPUT_MAX_BYTES, GIT_TIMEOUT_MS};

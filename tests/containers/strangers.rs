@@ -9,13 +9,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::app::{Db, Options, TestServer, block_on};
+use crate::docker::{DockerEngine, NETWORK};
 use crate::raw::Raw;
 use crate::world::{APP, Place, ROUTES, World};
 
 #[test]
 fn a_container_restarted_at_another_address_is_found_there_and_never_the_stranger_at_the_old_one() {
     block_on(async {
-        let world = World::new("moved").await;
+        let mut world = World::new("moved").await;
+        // Of this test alone: in the other network somebody else might take the address in between.
+        world.network = DockerEngine::shared().second_network().await;
         let id = world.app("mine").await;
         let container = world.container("mine");
         world.register(&id, APP).await;
@@ -99,7 +102,7 @@ fn container(id: &str, started: &str, endpoint: &str, address: &str) -> serde_js
 fn whoever_took_the_address_while_it_was_connected_to_is_sent_nothing() {
     block_on(async {
         // Not loopback, which no container has; the stranger listens on an address of this machine.
-        let own = own_address();
+        let own = own_address().await;
         for moved in ["life", "container", "place", "nothing"] {
             let stranger = TcpListener::bind((own, 0)).await.unwrap();
             let port = stranger.local_addr().unwrap().port();
@@ -141,10 +144,11 @@ fn whoever_took_the_address_while_it_was_connected_to_is_sent_nothing() {
     });
 }
 
-/// An address of this machine that is not loopback.
-fn own_address() -> IpAddr {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-    // Nothing is sent: this only asks which address would be used.
-    socket.connect("192.0.2.1:9").unwrap();
-    socket.local_addr().unwrap().ip()
+/// An address of this machine that is not loopback: its own in the containers' network.
+async fn own_address() -> IpAddr {
+    let engine = DockerEngine::shared();
+    engine.network().await;
+    let network = engine.client().await.inspect_network(NETWORK, None).await.unwrap();
+    let gateway = network.ipam.unwrap().config.unwrap().into_iter().find_map(|config| config.gateway).unwrap();
+    gateway.split('/').next().unwrap().parse().unwrap()
 }

@@ -29,7 +29,7 @@ fn the_request_target_is_the_same_bytes() {
                 "/a?",
                 "/a??b?c",
                 "/?q=%20+&r[]=1|2^`{}",
-                "/caf%C3%A9/\u{e9}",
+                "/caf%C3%A9",
                 "/previews/x/",
                 "/~!$&'()*+,;=:@",
             ] {

@@ -30,6 +30,8 @@ const UPSTREAM: &str = include_str!("upstream.js");
 pub struct World {
     pub server: TestServer,
     pub docker: Docker,
+    /// Where containers are connected.
+    pub network: &'static str,
     prefix: &'static str,
 }
 
@@ -54,7 +56,7 @@ impl World {
         let engine = DockerEngine::shared();
         engine.network().await;
         let server = TestServer::with(options.set("DOCKER_HOST", engine.host()));
-        Self { server, docker: engine.client().await, prefix }
+        Self { server, docker: engine.client().await, network: NETWORK, prefix }
     }
 
     /// A session's id for a name of this test.
@@ -93,9 +95,10 @@ impl World {
         if let Place::At(address) = place {
             let ipam = EndpointIpamConfig { ipv4_address: Some(address.to_string()), ..Default::default() };
             let endpoint = EndpointSettings { ipam_config: Some(ipam), ..Default::default() };
-            networking = Some(NetworkingConfig { endpoints_config: Some([(NETWORK.to_owned(), endpoint)].into()) });
+            networking =
+                Some(NetworkingConfig { endpoints_config: Some([(self.network.to_owned(), endpoint)].into()) });
         }
-        let network = if matches!(place, Place::Nowhere) { "none" } else { NETWORK };
+        let network = if matches!(place, Place::Nowhere) { "none" } else { self.network };
         let body = ContainerCreateBody {
             image: Some(IMAGE.to_owned()),
             cmd: Some(command.iter().map(|word| (*word).to_owned()).collect()),
@@ -127,7 +130,7 @@ impl World {
     pub async fn address(&self, container: &str) -> IpAddr {
         let found = self.docker.inspect_container(container, None).await.unwrap();
         let networks = found.network_settings.unwrap().networks.unwrap();
-        networks[NETWORK].ip_address.as_deref().unwrap().parse().unwrap()
+        networks[self.network].ip_address.as_deref().unwrap().parse().unwrap()
     }
 
     pub async fn stop(&self, name: &str) {
@@ -147,6 +150,16 @@ impl World {
     pub async fn register(&self, id: &str, port: u16) {
         let (status, body) = self.ask_to_register(id, json!({"port": port})).await;
         assert_eq!((status, body), (200, json!({"sessionId": id, "port": port, "registered": true})));
+    }
+
+    /// Starts a session's container through its route.
+    pub async fn start(&self, id: &str) -> (u16, Value) {
+        self.server.internal(reqwest::Method::POST, &format!("/api/internal/sessions/{id}/start"), None).await
+    }
+
+    /// Runs a command in a session's container through its route.
+    pub async fn exec(&self, id: &str, body: Value) -> (u16, Value) {
+        self.server.post(&format!("/api/internal/sessions/{id}/exec"), body).await
     }
 
     /// One request on a connection of its own, with nothing but a Host.

@@ -20,9 +20,9 @@ use futures_util::TryStreamExt as _;
 /// The image of every container here.
 pub const IMAGE: &str = "runwarden-test:latest";
 /// What the image has of busybox.
-const APPLETS: [&str; 20] = [
-    "cat", "cp", "dd", "echo", "env", "head", "httpd", "ls", "mkdir", "mktemp", "mv", "readlink", "rm", "setsid", "sh",
-    "sleep", "tail", "touch", "tr", "yes",
+const APPLETS: [&str; 25] = [
+    "cat", "chmod", "cp", "dd", "echo", "env", "head", "httpd", "ln", "ls", "mkdir", "mkfifo", "mktemp", "mv",
+    "readlink", "rm", "setsid", "sh", "sleep", "stat", "tail", "touch", "tr", "wc", "yes",
 ];
 /// The network of containers that are to be reached.
 pub const NETWORK: &str = "previews";
@@ -38,6 +38,7 @@ cat >/dev/null
 kill $engine 2>/dev/null
 wait $engine
 busybox ip link delete "$bridge" 2>/dev/null
+busybox ip link delete "${bridge}b" 2>/dev/null
 rm -rf "$folder"
 "#;
 
@@ -94,20 +95,34 @@ impl DockerEngine {
     /// Makes the network [`NETWORK`], once. It has a subnet of its own choice, so that containers can choose addresses.
     pub async fn network(&self) {
         static MADE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
-        MADE.get_or_init(|| async {
-            let body = NetworkCreateRequest {
-                name: NETWORK.to_owned(),
-                driver: Some("bridge".to_owned()),
-                options: Some(HashMap::from([("com.docker.network.bridge.name".to_owned(), bridge())])),
-                ipam: Some(Ipam {
-                    config: Some(vec![IpamConfig { subnet: Some(subnet()), ..IpamConfig::default() }]),
-                    ..Ipam::default()
-                }),
-                ..NetworkCreateRequest::default()
-            };
-            self.client().await.create_network(body).await.unwrap();
-        })
-        .await;
+        MADE.get_or_init(|| self.make_network(NETWORK, bridge(), 64)).await;
+    }
+
+    /// Another one, and its name; once.
+    pub async fn second_network(&self) -> &'static str {
+        static MADE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+        const NAME: &str = "previews-2";
+        MADE.get_or_init(|| self.make_network(NAME, format!("{}b", bridge()), 192)).await;
+        NAME
+    }
+
+    /// `tens` tells the subnets of one process apart.
+    async fn make_network(&self, name: &str, bridge: String, tens: u32) {
+        let process = std::process::id();
+        let start = format!("10.{}.{}", tens + (process >> 8) % 64, process % 256);
+        let places = IpamConfig {
+            subnet: Some(format!("{start}.0/24")),
+            gateway: Some(format!("{start}.1")),
+            ..IpamConfig::default()
+        };
+        let body = NetworkCreateRequest {
+            name: name.to_owned(),
+            driver: Some("bridge".to_owned()),
+            options: Some(HashMap::from([("com.docker.network.bridge.name".to_owned(), bridge)])),
+            ipam: Some(Ipam { config: Some(vec![places]), ..Ipam::default() }),
+            ..NetworkCreateRequest::default()
+        };
+        self.client().await.create_network(body).await.unwrap();
     }
 
     async fn run_in(&self, name: &str, user: &str, mount: &Path, network: &str, shared: &[String]) {
@@ -191,12 +206,6 @@ impl DockerEngine {
 pub fn programs() -> Vec<String> {
     let shared = ["/usr", "/lib", "/lib64"].into_iter().filter(|folder| Path::new(folder).is_dir());
     shared.map(|folder| format!("{folder}:{folder}:ro")).collect()
-}
-
-/// A subnet that no other test process has.
-fn subnet() -> String {
-    let process = std::process::id();
-    format!("10.{}.{}.0/24", 64 + (process >> 8) % 128, process % 256)
 }
 
 /// The name of this engine's bridge; it outlives the engine unless it is removed.

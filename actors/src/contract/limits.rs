@@ -178,3 +178,22 @@ pub const CONTAINER_REQUEST_MAX_BYTES: u64 = 1024 * 1024 * 1024;
 pub const CONTAINER_QUESTIONS_MAX: usize = 32;
 /// How long such a question may wait for its turn, and again for its answer.
 pub const CONTAINER_QUESTION_TIMEOUT_MS: u64 = 10_000;
+
+/// Seconds that a session's container has between the request to stop and its end (section 8).
+pub const CONTAINER_STOP_GRACE_MAX_SECONDS: u32 = 10;
+/// Time limit of a command in a session's container, unless its caller says otherwise.
+pub const CONTAINER_EXEC_DEFAULT_MS: u64 = 30_000;
+/// Longest time limit of a command in a session's container.
+pub const CONTAINER_EXEC_MAX_MS: u64 = 600_000;
+/// What is kept of each of a command's two outputs, unless its caller says otherwise.
+pub const CONTAINER_OUTPUT_DEFAULT_BYTES: usize = 1024 * 1024;
+/// Most that is kept of each of a command's two outputs.
+pub const CONTAINER_OUTPUT_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Commands in sessions' containers, files included, that may be under way at once on one server.
+pub const CONTAINER_COMMANDS_MAX: usize = 64;
+/// Largest file of a workspace that is read or written.
+pub const CONTAINER_FILE_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Longest relative path of a file in a workspace.
+pub const CONTAINER_PATH_MAX_BYTES: usize = 1024;
+/// Entries of a folder that are listed.
+pub const CONTAINER_LIST_MAX: usize = 1000;

@@ -57,12 +57,12 @@ pub(in crate::http) async fn register(
     let body = read_body(&request, payload, INTERNAL_BODY_MAX_BYTES).await?;
     let port = port_of(&body)?;
     let session = ContainerSessionId::parse(session.as_str()).map_err(|_| no_such_container(&session))?;
-    state.containers.register(&session, port).await?;
+    state.containers.register(&session, None, port).await?;
     Ok(HttpResponse::Ok().json(RegisteredBody { session_id: session.to_string(), port, registered: true }))
 }
 
 /// The body's port, or the locked words for what is wrong with it. A body that has none is missing it, whatever it is.
-fn port_of(body: &[u8]) -> Result<u16, ApiError> {
+pub(super) fn port_of(body: &[u8]) -> Result<u16, ApiError> {
     if body.trim_ascii().is_empty() {
         return Err(PreviewError::MissingPort.into());
     }

@@ -26,9 +26,9 @@ pub enum ContainerError {
     /// There is none.
     #[error("there is no container `{0}`")]
     NotFound(String),
-    /// The engine refused: what it said.
+    /// The engine refused what it was asked, because of how it was asked (`true`) or for reasons of its own.
     #[error("the Docker engine refused: {0}")]
-    Refused(String),
+    Refused(String, bool),
     /// It is there already, or not in the state that this needs.
     #[error("{0}")]
     Conflict(String),
@@ -120,7 +120,9 @@ impl DockerContainers {
             DockerError::DockerResponseServerError { status_code: 409, message } => {
                 ContainerError::Conflict(complaint(&message))
             }
-            DockerError::DockerResponseServerError { message, .. } => ContainerError::Refused(complaint(&message)),
+            DockerError::DockerResponseServerError { status_code, message } => {
+                ContainerError::Refused(complaint(&message), status_code == 400)
+            }
             DockerError::RequestTimeoutError => ContainerError::Timeout(CONTAINER_QUESTION_TIMEOUT_MS),
             error => {
                 tracing::warn!(%error, "the Docker engine could not be asked");
@@ -132,7 +134,7 @@ impl DockerContainers {
 }
 
 /// Printable, and not too long: it reaches the caller.
-fn complaint(message: &str) -> String {
+pub(super) fn complaint(message: &str) -> String {
     message.chars().filter(|letter| !letter.is_control()).take(COMPLAINT_MAX_CHARS).collect()
 }
 
