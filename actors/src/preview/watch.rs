@@ -4,23 +4,29 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::contract::PreviewSessionState;
 use crate::contract::limits::{PREVIEW_REVOCATION_BLIND_MS, PREVIEW_REVOCATION_POLL_MS};
-use crate::ports::AccessQuestion;
 use crate::ports::store::PreviewSession;
+use crate::ports::{AccessQuestion, RememberedAccess};
 use crate::run::{Deps, bounded};
 
-use super::access::may_see;
+use super::access::{access_key, remember_access_now};
 use super::actor::OpenSession;
 use super::deps::PreviewDeps;
 use super::handle::Previews;
 use super::revocation::announce;
 
-/// How often the access of those who have streams open is asked again; what is remembered answers most of it.
-const ACCESS_EVERY: Duration = Duration::from_secs(15);
+/// How often it is looked whether the access of those who have something open is still remembered. Where it is not, the
+/// source is asked: together with the announcement that follows, a lost access ends streams within a second.
+const ACCESS_EVERY: Duration = Duration::from_millis(500);
+/// Questions about access under way at once.
+const ACCESS_AT_ONCE: usize = 16;
+/// How often it is logged that nobody can say.
+const WARN_EVERY: Duration = Duration::from_secs(15);
 /// Sessions in one question.
 const CHUNK: usize = 1_000;
 
@@ -82,30 +88,42 @@ async fn look_up(deps: &Deps, previews: &Previews, open: &OpenSession) -> Result
 pub async fn watch_access(deps: PreviewDeps, previews: Previews, mut shutdown: watch::Receiver<bool>) {
     let mut ticks = interval(ACCESS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut warned: Option<Instant> = None;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             _ = shutdown.wait_for(|down| *down) => return,
         }
         let mut asked = HashSet::new();
-        for live in previews.live() {
+        let mut open = previews.live();
+        open.retain(|live| {
             let session = &live.session.record;
-            if live.session.in_flight() > 0
-                && asked.insert((session.user_id.clone(), session.repo_full_name.clone()))
-                && let Err(error) = ask_again(&deps, session).await
+            live.session.in_flight() > 0 && asked.insert((session.user_id.clone(), session.repo_full_name.clone()))
+        });
+        let deps = &deps;
+        let mut answers = stream::iter(open)
+            .map(|live| async move { (live.session.record.id, ask_again(deps, &live.session.record).await) })
+            .buffer_unordered(ACCESS_AT_ONCE);
+        while let Some((session, answer)) = answers.next().await {
+            // New requests are refused as long as nobody can say; what is open goes on until somebody says no.
+            if let Err(error) = answer
+                && warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY)
             {
-                // New requests are refused as long as nobody can say; what is open goes on until somebody says no.
-                tracing::warn!(preview_session_id = %session.id, %error, "access could not be asked again");
+                warned = Some(Instant::now());
+                tracing::warn!(preview_session_id = %session, %error, "access could not be asked again");
             }
         }
     }
 }
 
-/// A refusal closes the user's sessions; see [`may_see`].
+/// Where it is forgotten, the source is asked; a refusal closes the user's sessions, see [`remember_access_now`].
 async fn ask_again(deps: &PreviewDeps, session: &PreviewSession) -> Result<(), String> {
+    let key = access_key(&deps.options.environment, &session.user_id, &session.repo_full_name);
+    let remembered = deps.run.coordination.remembered_access(&key).await.map_err(|error| error.to_string())?;
+    let RememberedAccess::Unknown { generation } = remembered else { return Ok(()) };
     let run = bounded(deps.run.store.load_run(session.run_id)).await.map_err(|error| error.to_string())?;
     let Some(run) = run else { return Ok(()) };
     let question =
         AccessQuestion { user_id: &session.user_id, repo_full_name: &session.repo_full_name, owner: &run.user_id };
-    may_see(deps, question).await.map(drop).map_err(|error| error.to_string())
+    remember_access_now(deps, question, generation).await.map(drop).map_err(|error| error.to_string())
 }

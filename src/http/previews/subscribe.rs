@@ -17,6 +17,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::super::socket::upgrade;
 use super::super::{ApiError, AppState};
 use super::exchange::channel;
 use super::{count, ip_of, open_session, require_access, session_id};
@@ -92,8 +93,7 @@ pub(in crate::http) async fn subscribe(
         claims.check_binding(&open.record.binding())?;
         require_access(&services, &open.record).await?;
         // Before the token is used up: a handshake that fails leaves it good. Dropped, it has done nothing.
-        let upgrade = actix_ws::handle(&request, payload)
-            .map_err(|error| ApiError::invalid(format!("this is no WebSocket handshake: {error}")))?;
+        let upgrade = upgrade(&request, payload, FRAME_MAX_BYTES).await?;
         if !services.deps.run.coordination.use_once(&claims.marks(), single_use_ms(KeyNamespace::Broadcast)).await? {
             return Err(ApiError::new(
                 ErrorCode::TokenReplay,
@@ -110,7 +110,7 @@ pub(in crate::http) async fn subscribe(
     response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     let subscription =
         Subscription { services, id, binding: claims.binding.clone(), open, session, shutdown: state.shutdown.clone() };
-    actix_web::rt::spawn(subscription.serve(frames.max_frame_size(FRAME_MAX_BYTES)));
+    actix_web::rt::spawn(subscription.serve(frames));
     Ok(response)
 }
 
