@@ -2,6 +2,7 @@
 //! start into typed sections (contract section 13).
 
 mod access;
+mod bypass;
 mod daytona;
 mod error;
 mod previews;
@@ -10,6 +11,7 @@ mod sections;
 mod settings;
 
 pub use access::AccessConfig;
+pub use bypass::{BYPASS_AHEAD_MAX_MS, BypassConfig};
 pub use error::ConfigError;
 pub use previews::PreviewsConfig;
 pub use sections::{
