@@ -24,12 +24,15 @@ use tokio::time::{sleep, timeout};
 use crate::auth::{DaemonTokens, PreviewKeyRings, SharedSecret, install_crypto, random_secret};
 use crate::clock::{SystemClock, SystemIds};
 use crate::config::{BypassConfig, Config, DatabaseConfig, ObjectsConfig};
+use crate::containers::Containers;
+use crate::containers::events::watch_events;
+use crate::containers::idle::stop_idle;
 use crate::coordination::{EmbeddedCoordination, RedisBypass, RedisCoordination};
 use crate::evidence::ObjectEvidence;
 use crate::http::{AppState, configure};
 use crate::outbound::OutboundClient;
 use crate::proxy::PreviewParts;
-use crate::sandbox::{DaytonaSandbox, DockerSandbox, ProcessSandbox, Sandboxes};
+use crate::sandbox::{DaytonaSandbox, DockerContainers, DockerSandbox, ProcessSandbox, Sandboxes};
 use crate::store::Migrated;
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
@@ -263,7 +266,11 @@ impl Application {
         if let Err(error) = keys.prepare().await {
             tracing::warn!(%error, "preview keys are not ready; previews are refused until they are");
         }
+        let engine = DockerContainers::new(&config.sandbox.docker_host)
+            .map_err(|error| StartError::Setting(error.to_string()))?;
+        let timeouts = parts.timeouts;
         let previews = parts.into_services(config, &deps, runs.previews(), keys.clone());
+        let containers = Containers::new(engine, config.containers.clone(), timeouts, previews.stopping.clone());
         let (shutdown, shutting_down) = watch::channel(false);
         let state = AppState {
             deps,
@@ -274,6 +281,7 @@ impl Application {
             rollout_phase: config.runs.rollout_phase,
             metrics: install_metrics(),
             previews,
+            containers,
             shutdown: shutting_down,
         };
         let (addr, server) = serve(config, &state, listener)?;
@@ -383,6 +391,21 @@ impl Application {
             watch_access(deps, previews, shutdown).await;
             "access"
         });
+        let containers = self.state.containers.clone();
+        if containers.settings().events {
+            let (containers, shutdown) = (containers.clone(), self.state.shutdown.clone());
+            background.spawn(async move {
+                watch_events(containers, shutdown).await;
+                "container events"
+            });
+        }
+        if let Some(idle_stop) = containers.settings().idle_stop {
+            let shutdown = self.state.shutdown.clone();
+            background.spawn(async move {
+                stop_idle(containers, idle_stop, shutdown).await;
+                "idle containers"
+            });
+        }
         let (keys, shutdown) = (self.keys.clone(), self.state.shutdown.clone());
         background.spawn(async move {
             keys.watch_clock(shutdown).await;

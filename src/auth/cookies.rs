@@ -145,8 +145,8 @@ pub fn without_ours(header: &str) -> Option<String> {
     (!kept.is_empty()).then_some(kept)
 }
 
-/// Under any routing and in any spelling: what an app does not get to see costs nothing.
-fn is_ours(name: &str) -> bool {
+/// Whether the cookie is one of ours, under any routing and in any spelling: what an app does not get to see costs nothing.
+pub fn is_ours(name: &str) -> bool {
     let bare = match name.get(..HOST_PREFIX.len()) {
         Some(prefix) if prefix.eq_ignore_ascii_case(HOST_PREFIX) => &name[HOST_PREFIX.len()..],
         _ => name,

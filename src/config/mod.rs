@@ -3,6 +3,7 @@
 
 mod access;
 mod bypass;
+mod containers;
 mod daytona;
 mod error;
 mod previews;
@@ -12,6 +13,7 @@ mod settings;
 
 pub use access::AccessConfig;
 pub use bypass::{BYPASS_AHEAD_MAX_MS, BypassConfig};
+pub use containers::{ContainerBounds, ContainersConfig};
 pub use error::ConfigError;
 pub use previews::PreviewsConfig;
 pub use sections::{

@@ -122,7 +122,7 @@ fn frame_ancestors(raw: &RawSettings) -> Result<String, ConfigError> {
     }
 }
 
-fn environment(raw: &RawSettings) -> Result<String, ConfigError> {
+pub(super) fn environment(raw: &RawSettings) -> Result<String, ConfigError> {
     let name = raw.get("PREVIEW_ENVIRONMENT").unwrap_or("development");
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     if (1..=64).contains(&name.len()) && name.bytes().all(fine) {

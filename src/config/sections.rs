@@ -13,7 +13,7 @@ use crate::telemetry::LogFormat;
 
 use super::daytona::daytona;
 use super::secrets::read_or_generate;
-use super::{AccessConfig, BypassConfig, ConfigError, PreviewsConfig, RawSettings};
+use super::{AccessConfig, BypassConfig, ConfigError, ContainersConfig, PreviewsConfig, RawSettings};
 
 /// Shortest shared secret: what is shorter can be guessed.
 const SECRET_MIN_BYTES: usize = 16;
@@ -41,6 +41,8 @@ pub struct Config {
     pub sandbox: SandboxConfig,
     /// Previews.
     pub previews: PreviewsConfig,
+    /// Container previews.
+    pub containers: ContainersConfig,
     /// Who may see previews.
     pub access: AccessConfig,
     /// Runs.
@@ -175,8 +177,10 @@ impl Config {
         let data_dir = PathBuf::from(raw.get("DATA_DIR").unwrap_or("./data"));
         let database = database(raw, &data_dir)?;
         let secrets = secrets(raw, &database, &data_dir)?;
+        let server = server(raw)?;
         Ok(Self {
-            server: server(raw)?,
+            containers: ContainersConfig::from_raw(raw, server.host)?,
+            server,
             database,
             migrate_on_start: match raw.get("MIGRATE_ON_START").unwrap_or("on") {
                 "on" | "true" => true,
@@ -197,7 +201,13 @@ impl Config {
     }
 }
 
-fn integer(raw: &RawSettings, name: &'static str, default: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
+pub(super) fn integer(
+    raw: &RawSettings,
+    name: &'static str,
+    default: u64,
+    min: u64,
+    max: u64,
+) -> Result<u64, ConfigError> {
     let Some(text) = raw.get(name) else { return Ok(default) };
     text.trim()
         .parse()

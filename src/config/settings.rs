@@ -146,6 +146,64 @@ pub const SETTINGS: &[Setting] = &[
         "Domains of Daytona's preview proxy, comma-separated, each with its leading dot. Previews whose address \
          lies elsewhere are refused.",
     ),
+    setting(
+        "CONTAINER_PREVIEWS_PUBLIC",
+        "(on on a loopback HOST; else it must be said)",
+        "`on` or `off`: whether `/previews/{sessionId}/…` shows registered ports of containers. It asks nobody who they \
+         are: whoever reaches HOST and knows a session's id sees its app.",
+    ),
+    setting(
+        "CONTAINER_PREVIEWS_INTERNAL",
+        "(on on a loopback HOST; else it must be said)",
+        "`on` or `off`: the same for `/internal-previews/proxy/{sessionId}/…`, which is meant for an internal network and \
+         asks nobody either.",
+    ),
+    setting("CONTAINER_PREVIEW_REMOVAL", "off", "`on`: registrations of containers' ports can be removed."),
+    setting(
+        "CONTAINER_EVENTS",
+        "off",
+        "`on`: a container that stops or disappears loses its registrations; the engine's events are watched.",
+    ),
+    setting("CONTAINER_NAMED_PORTS", "off", "`on`: a session can register up to 16 more ports, by name."),
+    setting("CONTAINER_PREVIEW_HEALTH", "off", "`on`: it can be asked why a container's preview does not answer."),
+    setting(
+        "CONTAINER_IDLE_STOP_SECONDS",
+        "0",
+        "Time without a request or command after which a container that was created here is stopped, 1 to 2592000 s; 0: \
+         never. One server only: others do not know of its requests.",
+    ),
+    setting(
+        "CONTAINER_IDLE_WARNING_SECONDS",
+        "(60, or half of CONTAINER_IDLE_STOP_SECONDS)",
+        "Time before that at which a warning event comes.",
+    ),
+    setting(
+        "CONTAINER_IMAGE",
+        "(none)",
+        "Image of containers whose creator names none; the engine must have it, nothing is pulled.",
+    ),
+    setting("CONTAINER_NETWORK", "bridge", "Network of the engine that created containers join."),
+    setting("CONTAINER_WORKSPACE", "/workspace", "Folder of a container's workspace, a volume that goes with it."),
+    setting(
+        "CONTAINER_MEMORY_MAX_BYTES",
+        "2147483648",
+        "Memory of a created container, 8388608 to 1099511627776; its creator may ask for less.",
+    ),
+    setting(
+        "CONTAINER_CPU_MAX_MILLIS",
+        "2000",
+        "Thousandths of a CPU of a created container, 10 to 1000000; its creator may ask for less.",
+    ),
+    setting(
+        "CONTAINER_PIDS_MAX",
+        "512",
+        "Processes and threads of a created container, 2 to 100000; its creator may ask for less.",
+    ),
+    setting(
+        "CONTAINER_READ_ONLY_ROOT",
+        "on",
+        "`on`: created containers write to their workspace and `/tmp` only. `off` lets their creator decide.",
+    ),
     setting("ROLLOUT_PHASE", "internal", "Frozen into each run: `internal`, `beta` or `general`."),
     setting("RUN_SILENCE_TIMEOUT_SECONDS", "21600", "Silence after which an active run is ended, 60 to 2592000 s."),
     setting(

@@ -10,12 +10,19 @@ use runwarden_actors::contract::names::{HEADER_DAEMON_TOKEN, HEADER_INTERNAL_SER
 
 use super::{ApiError, AppState};
 use crate::auth::DaemonClaims;
+use crate::containers::error::PreviewError;
 
 fn state(request: &HttpRequest) -> Result<&AppState, ApiError> {
     request
         .app_data::<web::Data<AppState>>()
         .map(web::Data::get_ref)
         .ok_or_else(|| ApiError::new(ErrorCode::NotFound, "there is no such route"))
+}
+
+fn knows_internal_key(request: &HttpRequest) -> Result<bool, ApiError> {
+    let state = state(request)?;
+    let given = request.headers().get(HEADER_INTERNAL_SERVICE_KEY);
+    Ok(given.is_some_and(|given| state.internal_key.matches(given.as_bytes())))
 }
 
 /// A host application that knows the shared key; everybody else gets 403 (section 3).
@@ -26,17 +33,25 @@ impl FromRequest for InternalCaller {
     type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(state(request).and_then(|state| {
-            let given = request.headers().get(HEADER_INTERNAL_SERVICE_KEY);
-            if given.is_some_and(|given| state.internal_key.matches(given.as_bytes())) {
-                Ok(Self)
-            } else {
-                Err(ApiError::new(
-                    ErrorCode::PermissionDenied,
-                    format!("{HEADER_INTERNAL_SERVICE_KEY} is missing or wrong"),
-                ))
-            }
+        ready(knows_internal_key(request).and_then(|knows| {
+            let message = || format!("{HEADER_INTERNAL_SERVICE_KEY} is missing or wrong");
+            if knows { Ok(Self) } else { Err(ApiError::new(ErrorCode::PermissionDenied, message())) }
         }))
+    }
+}
+
+/// The same below `/api/internal/sessions`, where the words of the refusal are locked (section 8).
+pub struct SessionCaller;
+
+impl FromRequest for SessionCaller {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(
+            knows_internal_key(request)
+                .and_then(|knows| if knows { Ok(Self) } else { Err(PreviewError::Forbidden.into()) }),
+        )
     }
 }
 

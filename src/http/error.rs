@@ -29,6 +29,7 @@ pub const fn status_of(code: ErrorCode) -> u16 {
         ErrorCode::TokenReplay | ErrorCode::RunNotActive | ErrorCode::Conflict | ErrorCode::ReadyBlocked => 409,
         ErrorCode::PayloadTooLarge => 413,
         ErrorCode::RateLimited | ErrorCode::ConcurrencyLimited => 429,
+        ErrorCode::ContainerUnavailable | ErrorCode::ContainerNotRunning | ErrorCode::ContainerNoAddress => 500,
         ErrorCode::WsRequired => 501,
         ErrorCode::UpstreamUnreachable => 502,
         ErrorCode::CacheUnavailable | ErrorCode::StoreUnavailable => 503,
@@ -44,6 +45,7 @@ pub struct ApiError {
     message: String,
     retry_after_seconds: Option<u64>,
     limited: Option<Limited>,
+    locked: Option<&'static str>,
 }
 
 /// What a 429 says beside its message.
@@ -56,7 +58,14 @@ struct Limited {
 impl ApiError {
     /// An error with the status of its code.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, status: status_of(code), message: message.into(), retry_after_seconds: None, limited: None }
+        let (status, message) = (status_of(code), message.into());
+        Self { code, status, message, retry_after_seconds: None, limited: None, locked: None }
+    }
+
+    /// An error of the locked routes (section 8): `error` and `statusCode` stand beside what every error has, where
+    /// clients of those routes look for them. See docs/adr/0016.
+    pub fn locked(code: ErrorCode, message: impl Into<String>, error: &'static str) -> Self {
+        Self { locked: Some(error), ..Self::new(code, message) }
     }
 
     /// `invalid_request`.
@@ -140,6 +149,10 @@ impl ApiError {
         }
         if self.code == ErrorCode::CacheUnavailable {
             body["backoffHint"] = json!("exponential");
+        }
+        if let Some(error) = self.locked {
+            body["error"] = json!(error);
+            body["statusCode"] = json!(self.status);
         }
         if let Some(limited) = &self.limited {
             body["limiter"] = json!(limited.limiter);
@@ -288,6 +301,9 @@ mod tests {
             ("payload_too_large", 413),
             ("rate_limited", 429),
             ("concurrency_limited", 429),
+            ("container_unavailable", 500),
+            ("container_not_running", 500),
+            ("container_no_address", 500),
             ("ws_required", 501),
             ("cache_unavailable", 503),
             ("store_unavailable", 503),

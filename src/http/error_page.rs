@@ -78,7 +78,11 @@ const fn words(code: ErrorCode) -> (&'static str, &'static str) {
         ErrorCode::RateLimited | ErrorCode::ConcurrencyLimited => {
             ("Too many requests", "Wait a moment, then load the page again.")
         }
-        ErrorCode::UpstreamUnreachable | ErrorCode::UpstreamTimeout => {
+        ErrorCode::UpstreamUnreachable
+        | ErrorCode::UpstreamTimeout
+        | ErrorCode::ContainerUnavailable
+        | ErrorCode::ContainerNotRunning
+        | ErrorCode::ContainerNoAddress => {
             ("The app does not answer", "It may still be starting or have stopped. Load the page again in a moment.")
         }
         ErrorCode::CacheUnavailable | ErrorCode::StoreUnavailable => {

@@ -3,6 +3,7 @@
 mod auth;
 mod body;
 mod chats;
+mod containers;
 mod daemon_events;
 mod daemon_stream;
 mod error;

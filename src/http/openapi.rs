@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
 use super::previews::{access, embed, exchange, paths, probe, sessions, subscribe};
-use super::{chats, daemon_events, daemon_stream, events, flags, health, quarantine, runs};
+use super::{chats, containers, daemon_events, daemon_stream, events, flags, health, quarantine, runs};
 
 /// Routes by their handlers; a test compares them with those that are served.
 #[derive(OpenApi)]
@@ -40,6 +40,23 @@ use super::{chats, daemon_events, daemon_stream, events, flags, health, quaranti
         probe::probe,
         subscribe::subscribe,
         paths::any,
+        containers::lifecycle::create,
+        containers::lifecycle::get,
+        containers::lifecycle::start,
+        containers::lifecycle::stop,
+        containers::lifecycle::remove,
+        containers::exec::exec,
+        containers::files::get,
+        containers::files::put,
+        containers::previews::register,
+        containers::proxies::public,
+        containers::proxies::internal,
+        containers::proxies::public_named,
+        containers::proxies::internal_named,
+        containers::later::remove,
+        containers::later::register_named,
+        containers::later::remove_named,
+        containers::later::health,
         health::healthz,
         health::readyz,
         health::metrics,
@@ -55,6 +72,17 @@ struct ErrorBody {
     code: ErrorCode,
     message: String,
     retry_after_ms: Option<u64>,
+}
+
+/// The body of an error of container previews (section 8).
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code, reason = "only its schema is used")]
+struct LockedErrorBody {
+    code: ErrorCode,
+    message: String,
+    error: String,
+    status_code: u16,
 }
 
 /// A stored event; whatever else the daemon sent stands beside these fields.
@@ -130,6 +158,18 @@ fn schemas() -> Map<String, Value> {
     generator.subschema_for::<exchange::ExchangedBody>();
     generator.subschema_for::<exchange::SubscriptionTokenBody>();
     generator.subschema_for::<probe::ProbeBody>();
+    generator.subschema_for::<LockedErrorBody>();
+    generator.subschema_for::<containers::lifecycle::CreateContainer>();
+    generator.subschema_for::<containers::lifecycle::StopContainer>();
+    generator.subschema_for::<containers::lifecycle::ContainerBody>();
+    generator.subschema_for::<containers::exec::ExecBody>();
+    generator.subschema_for::<containers::exec::ExecAnswerBody>();
+    generator.subschema_for::<containers::files::EntryBody>();
+    generator.subschema_for::<containers::files::ListBody>();
+    generator.subschema_for::<containers::previews::RegisterBody>();
+    generator.subschema_for::<containers::previews::RegisteredBody>();
+    generator.subschema_for::<containers::later::NamedBody>();
+    generator.subschema_for::<containers::later::HealthBody>();
     generator.take_definitions(true)
 }
 
@@ -165,10 +205,18 @@ mod tests {
     /// The names that `routes.rs` serves, read from its text, against those of the document.
     #[test]
     fn every_route_is_described() {
-        let text = include_str!("routes.rs").replace("internal(\"", "resource(\"");
-        // Served by a scope, because its path is read as it came.
-        let text =
-            text.replace("web::scope(\"/api/preview/proxy\")", "resource(\"/api/preview/proxy/{session_id}/{path}\")");
+        let text = include_str!("routes.rs").replace("internal(\"", "resource(\"").replace("session(\"", "resource(\"");
+        // Served by scopes, because their paths are read as they came.
+        let scopes = [
+            "/api/preview/proxy",
+            "/previews",
+            "/internal-previews/proxy",
+            "/preview-ports",
+            "/internal-previews/ports",
+        ];
+        let text = scopes.iter().fold(text, |text, scope| {
+            text.replace(&format!("web::scope(\"{scope}\")"), &format!("resource(\"{scope}/{{session_id}}/{{path}}\")"))
+        });
         let served: Vec<&str> = text.split("resource(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
         let document = document();
         let described = document["paths"].as_object().unwrap();

@@ -6,7 +6,10 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpResponse, Resource};
 
 use super::previews::{access, browser, embed, exchange, hosts, paths, probe, sessions, subscribe};
-use super::{ApiError, chats, daemon_events, daemon_stream, events, flags, framing, health, openapi, quarantine, runs};
+use super::{
+    ApiError, chats, containers, daemon_events, daemon_stream, events, flags, framing, health, openapi, quarantine,
+    runs,
+};
 
 /// Adds the routes to an application that has an [`super::AppState`].
 pub fn configure(config: &mut ServiceConfig) {
@@ -20,6 +23,11 @@ pub fn configure(config: &mut ServiceConfig) {
         // Every path of previews' apps, as it stands in the request line; the handler reads the id by itself. Before the
         // routes with parameters: each of those costs every request behind it a regular expression.
         .service(web::scope("/api/preview/proxy").default_service(web::to(paths::any)))
+        // Container previews: section 8. Nobody is asked for a credential; the handlers read the session by themselves.
+        .service(web::scope("/previews").default_service(web::to(containers::proxies::public)))
+        .service(web::scope("/internal-previews/proxy").default_service(web::to(containers::proxies::internal)))
+        .service(web::scope("/preview-ports").default_service(web::to(containers::proxies::public_named)))
+        .service(web::scope("/internal-previews/ports").default_service(web::to(containers::proxies::internal_named)))
         // Daemons: section 4. The token is checked by the handlers' `Daemon` extractor.
         .service(resource("/api/daemon-event").route(web::post().to(daemon_events::post_event)))
         .service(resource("/api/daemon/position").route(web::get().to(daemon_events::get_position)))
@@ -49,6 +57,38 @@ pub fn configure(config: &mut ServiceConfig) {
                 .route(web::post().to(sessions::revoke_session)),
         )
         .service(internal("/api/internal/preview/access/invalidate").route(web::post().to(access::invalidate)))
+        // Sessions' containers: section 8. The key is checked by the handlers' `SessionCaller` extractor.
+        .service(
+            session("/api/internal/sessions/{session_id}")
+                .route(web::post().to(containers::lifecycle::create))
+                .route(web::get().to(containers::lifecycle::get))
+                .route(web::delete().to(containers::lifecycle::remove)),
+        )
+        .service(
+            session("/api/internal/sessions/{session_id}/start").route(web::post().to(containers::lifecycle::start)),
+        )
+        .service(session("/api/internal/sessions/{session_id}/stop").route(web::post().to(containers::lifecycle::stop)))
+        .service(session("/api/internal/sessions/{session_id}/exec").route(web::post().to(containers::exec::exec)))
+        .service(
+            session("/api/internal/sessions/{session_id}/files")
+                .route(web::get().to(containers::files::get))
+                .route(web::put().to(containers::files::put)),
+        )
+        .service(
+            session("/api/internal/sessions/{session_id}/previews")
+                .route(web::post().to(containers::previews::register))
+                .route(web::delete().to(containers::later::remove)),
+        )
+        .service(
+            session("/api/internal/sessions/{session_id}/previews/{name}")
+                .route(web::post().to(containers::later::register_named))
+                .route(web::delete().to(containers::later::remove_named)),
+        )
+        .service(
+            session("/api/internal/sessions/{session_id}/preview-health")
+                .route(web::get().to(containers::later::health)),
+        )
+        .service(web::scope("/api/internal/sessions").default_service(web::to(unknown_session)))
         .service(resource("/api/preview/embed.js").route(web::get().to(embed::get)))
         .service(
             resource("/api/preview/session/{session_id}/exchange")
@@ -81,11 +121,20 @@ fn internal(path: &str) -> Resource {
     web::resource(path).default_service(web::to(unknown_internal))
 }
 
+/// A path of a session's container; the same with the locked refusal.
+fn session(path: &str) -> Resource {
+    web::resource(path).default_service(web::to(unknown_session))
+}
+
 fn resource(path: &str) -> Resource {
     web::resource(path).default_service(web::to(unknown))
 }
 
 async fn unknown_internal(_: super::auth::InternalCaller) -> Result<HttpResponse, ApiError> {
+    unknown().await
+}
+
+async fn unknown_session(_: super::auth::SessionCaller) -> Result<HttpResponse, ApiError> {
     unknown().await
 }
 

@@ -8,6 +8,7 @@ use runwarden_actors::run::Deps;
 use tokio::sync::watch;
 
 use crate::auth::{DaemonTokens, SharedSecret};
+use crate::containers::Containers;
 use crate::proxy::PreviewServices;
 use crate::telemetry::Metrics;
 
@@ -30,6 +31,8 @@ pub struct AppState {
     pub metrics: Option<Metrics>,
     /// Previews.
     pub previews: PreviewServices,
+    /// Container previews.
+    pub containers: Containers,
     /// Turns true when the server is going down.
     pub shutdown: watch::Receiver<bool>,
 }

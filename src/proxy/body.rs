@@ -24,29 +24,29 @@ pub struct Held {
     pub slot: Slot,
 }
 
-struct Live {
+struct Live<H> {
     incoming: Incoming,
     checkout: Checkout,
     // Last: it is given back when everything else is gone.
-    _held: Held,
+    _held: H,
 }
 
-/// The body.
-struct ProxiedBody {
-    live: Watched<Live>,
+/// The body; `H` is what holds its request open.
+struct ProxiedBody<H> {
+    live: Watched<Live<H>>,
     /// What had come before anybody read.
     early: Option<Result<Bytes, BodyEnded>>,
     size: BodySize,
 }
 
 /// The body of an answer whose head is on its way; `length` is its `Content-Length`, if it has one.
-pub fn proxied_body(
+pub fn proxied_body<H: 'static>(
     mut incoming: Incoming,
     length: Option<u64>,
     limit: Limit,
     revoked: WaitForCancellationFutureOwned,
     checkout: Checkout,
-    held: Held,
+    held: H,
 ) -> BoxBody {
     let mut early = None;
     if length.is_some_and(|length| (1..=WHOLE_MAX_BYTES).contains(&length)) {
@@ -72,11 +72,11 @@ pub fn proxied_body(
     BoxBody::new(body)
 }
 
-impl ProxiedBody {
+impl<H: 'static> ProxiedBody<H> {
     /// Frees connection and slot as soon as nothing more comes, not only when the client has taken it.
     fn finish_at_end(&self) {
         // The last part is known for what it is where there is a length.
-        let is_end = |live: &mut Live, _: &mut Context<'_>| Poll::Ready(live.incoming.is_end_stream());
+        let is_end = |live: &mut Live<H>, _: &mut Context<'_>| Poll::Ready(live.incoming.is_end_stream());
         let end = self.live.poll(&mut Context::from_waker(Waker::noop()), is_end);
         if let Poll::Ready(Ok(Some(true))) = end {
             self.finish();
@@ -90,7 +90,7 @@ impl ProxiedBody {
     }
 }
 
-impl MessageBody for ProxiedBody {
+impl<H: 'static> MessageBody for ProxiedBody<H> {
     type Error = BodyEnded;
 
     fn size(&self) -> BodySize {

@@ -14,7 +14,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use runwarden_actors::contract::PreviewSessionId;
-use runwarden_actors::contract::limits::PROXY_REQUEST_MAX_BYTES;
 use runwarden_actors::ports::Scheme;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
@@ -49,7 +48,7 @@ pub enum ForwardError {
     #[error("the upstream did not take a connection in time")]
     ConnectTimeout,
     /// The body turned out larger than announced.
-    #[error("the body is larger than {PROXY_REQUEST_MAX_BYTES} bytes")]
+    #[error("the body is larger than it may be")]
     TooLarge,
     /// The client's body ended too early.
     #[error("the client's body broke off")]
@@ -86,7 +85,8 @@ impl Drop for Connection {
 
 /// A connection in use. Give it back once its answer has been read to the end; dropping it closes it.
 pub struct Checkout {
-    destination: Destination,
+    /// Who may have it again, if anybody.
+    destination: Option<Destination>,
     connection: Connection,
     progress: Rc<Cell<Progress>>,
 }
@@ -94,8 +94,10 @@ pub struct Checkout {
 impl Checkout {
     /// For the next request of the same session; not where the upstream has answered before it took the whole request.
     pub fn give_back(self) {
-        if self.progress.get() == Progress::Sent {
-            POOL.with_borrow_mut(|pool| pool.keep(self.destination, self.connection));
+        if let Some(destination) = self.destination
+            && self.progress.get() == Progress::Sent
+        {
+            POOL.with_borrow_mut(|pool| pool.keep(destination, self.connection));
         }
     }
 }
@@ -162,13 +164,8 @@ pub async fn send(
     connect_within: Duration,
 ) -> Result<(hyper::Response<Incoming>, Checkout), ForwardError> {
     let progress = request.body().progress();
-    let explain = |error: &hyper::Error| match progress.get() {
-        Progress::Failed(BodyFailure::TooLarge) => ForwardError::TooLarge,
-        Progress::Failed(BodyFailure::Broke) => ForwardError::ClientBroke,
-        Progress::UnderWay | Progress::Sent => ForwardError::Unreachable(error.to_string()),
-    };
     let checkout =
-        |connection| Checkout { destination: destination.clone(), connection, progress: Rc::clone(&progress) };
+        |connection| Checkout { destination: Some(destination.clone()), connection, progress: Rc::clone(&progress) };
     if let Some(mut connection) = POOL.with_borrow_mut(|pool| pool.take(destination))
         && connection.sender.ready().await.is_ok()
     {
@@ -176,24 +173,55 @@ pub async fn send(
             Ok(response) => return Ok((response, checkout(connection))),
             Err(mut error) => match error.take_message() {
                 Some(unsent) => request = unsent,
-                None => return Err(explain(error.error())),
+                None => return Err(explain(&progress, error.error())),
             },
         }
     }
     let mut connection = open(destination, connect_within).await?;
     match connection.sender.send_request(request).await {
         Ok(response) => Ok((response, checkout(connection))),
-        Err(error) => Err(explain(&error)),
+        Err(error) => Err(explain(&progress, &error)),
+    }
+}
+
+/// A connection for one request: nobody had it before, and nobody gets it after.
+pub struct LoneConnection(Connection);
+
+impl LoneConnection {
+    /// Connects to exactly this address, without TLS. Nothing is sent yet.
+    pub async fn open(address: SocketAddr, connect_within: Duration) -> Result<Self, ForwardError> {
+        within(connect_within, async { shake_hands(Either::Left(dial_plain(address).await?)).await }).await.map(Self)
+    }
+
+    /// Sends the request, once, and waits for the head of its answer. As [`send`] otherwise.
+    pub async fn send(
+        mut self,
+        request: hyper::Request<RequestBody>,
+    ) -> Result<(hyper::Response<Incoming>, Checkout), ForwardError> {
+        let progress = request.body().progress();
+        match self.0.sender.send_request(request).await {
+            Ok(response) => Ok((response, Checkout { destination: None, connection: self.0, progress })),
+            Err(error) => Err(explain(&progress, &error)),
+        }
+    }
+}
+
+/// Why a request came to nothing: its body, or the upstream.
+fn explain(progress: &Cell<Progress>, error: &hyper::Error) -> ForwardError {
+    match progress.get() {
+        Progress::Failed(BodyFailure::TooLarge) => ForwardError::TooLarge,
+        Progress::Failed(BodyFailure::Broke) => ForwardError::ClientBroke,
+        Progress::UnderWay | Progress::Sent => ForwardError::Unreachable(error.to_string()),
     }
 }
 
 /// A new connection, with its task on this worker.
 async fn open(destination: &Destination, connect_within: Duration) -> Result<Connection, ForwardError> {
-    let opening = async {
-        let stream = dial(destination).await?;
-        builder().handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))
-    };
-    let (sender, connection) = within(connect_within, opening).await?;
+    within(connect_within, async { shake_hands(dial(destination).await?).await }).await
+}
+
+async fn shake_hands(stream: Dialled) -> Result<Connection, ForwardError> {
+    let (sender, connection) = builder().handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))?;
     let task = actix_web::rt::spawn(async move {
         // Whoever waits for an answer is told; without one it was closed in its own time.
         if let Err(error) = connection.with_upgrades().await {
@@ -223,10 +251,7 @@ pub(super) type Dialled = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Connects to exactly the checked address.
 pub(super) async fn dial(destination: &Destination) -> Result<Dialled, ForwardError> {
-    let address = SocketAddr::new(destination.address, destination.port);
-    let stream = TcpStream::connect(address).await.map_err(|error| unreachable(&error))?;
-    // Without it a small request waits for the answer to the one before.
-    stream.set_nodelay(true).map_err(|error| unreachable(&error))?;
+    let stream = dial_plain(SocketAddr::new(destination.address, destination.port)).await?;
     match destination.scheme {
         Scheme::Http => Ok(Either::Left(stream)),
         Scheme::Https => {
@@ -235,6 +260,13 @@ pub(super) async fn dial(destination: &Destination) -> Result<Dialled, ForwardEr
             Ok(Either::Right(Box::new(tls.map_err(|error| unreachable(&error))?)))
         }
     }
+}
+
+async fn dial_plain(address: SocketAddr) -> Result<TcpStream, ForwardError> {
+    let stream = TcpStream::connect(address).await.map_err(|error| unreachable(&error))?;
+    // Without it a small request waits for the answer to the one before.
+    stream.set_nodelay(true).map_err(|error| unreachable(&error))?;
+    Ok(stream)
 }
 
 pub(super) fn unreachable(error: &dyn std::fmt::Display) -> ForwardError {

@@ -173,7 +173,7 @@ pub fn request_headers(from: &client::HeaderMap, crossing: &Crossing<'_>) -> ups
     headers
 }
 
-pub(super) fn named_by_connection<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+pub(crate) fn named_by_connection<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
     values
         .filter_map(|value| std::str::from_utf8(value).ok())
         .flat_map(|value| value.split(','))

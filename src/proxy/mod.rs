@@ -33,6 +33,8 @@ mod websocket_frames;
 pub use headers::Routing;
 pub use parts::{PreviewParts, ProxyTimeouts};
 pub use probe::HealthProbe;
+pub(crate) use relay::AnswerHead;
+pub(crate) use route::Refusal;
 pub use route::{Asked, check_cookie, proxy};
 pub use services::PreviewServices;
 pub use slot::Slot;

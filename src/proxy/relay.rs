@@ -8,6 +8,7 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
 use runwarden_actors::contract::ErrorCode;
+use runwarden_actors::contract::limits::PROXY_REQUEST_MAX_BYTES;
 use runwarden_actors::preview::{AddressError, OpenSession};
 use tokio::time::{Instant, timeout_at};
 
@@ -105,21 +106,8 @@ impl Relay<'_> {
         checkout: Checkout,
         mut held: Held,
     ) -> Result<HttpResponse, ApiError> {
-        let status =
-            StatusCode::from_u16(response.status().as_u16()).map_err(|_| unusable("its status is none of HTTP's"))?;
-        if status.is_informational() {
-            return Err(unusable("it has an interim status"));
-        }
-        check_framing(&response)?;
-        let headers = response.headers();
-        let event_stream = headers
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream"));
-        let length = headers
-            .get(CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok())
-            .filter(|_| !event_stream);
+        let AnswerHead { status, event_stream, length } = AnswerHead::read(&response)?;
+        let length = length.filter(|_| !event_stream);
         let mut builder = HttpResponse::build(status);
         self.copy_headers(&response, event_stream, &mut builder)?;
         let limit = if event_stream {
@@ -134,6 +122,35 @@ impl Relay<'_> {
             return Ok(builder.finish());
         }
         Ok(builder.body(body))
+    }
+}
+
+/// What the proxy itself makes of the head of an upstream's answer.
+pub(crate) struct AnswerHead {
+    /// A final one.
+    pub(crate) status: StatusCode,
+    /// Whether its body is a stream of events.
+    pub(crate) event_stream: bool,
+    /// `Content-Length`, in bytes.
+    pub(crate) length: Option<u64>,
+}
+
+impl AnswerHead {
+    /// Refuses what a client could not make sense of.
+    pub(crate) fn read(response: &hyper::Response<Incoming>) -> Result<Self, ApiError> {
+        let status =
+            StatusCode::from_u16(response.status().as_u16()).map_err(|_| unusable("its status is none of HTTP's"))?;
+        if status.is_informational() {
+            return Err(unusable("it has an interim status"));
+        }
+        check_framing(response)?;
+        let headers = response.headers();
+        let event_stream = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream"));
+        let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        Ok(Self { status, event_stream, length })
     }
 }
 
@@ -168,7 +185,7 @@ impl From<ForwardError> for ApiError {
                 Self::new(ErrorCode::UpstreamUnreachable, "the preview's app does not answer")
             }
             ForwardError::ConnectTimeout => Self::new(ErrorCode::UpstreamTimeout, error.to_string()),
-            ForwardError::TooLarge => too_large(),
+            ForwardError::TooLarge => too_large(PROXY_REQUEST_MAX_BYTES),
             ForwardError::ClientBroke => Self::invalid(error.to_string()),
         }
     }

@@ -77,9 +77,16 @@ pub async fn proxy(
 }
 
 /// An error's body; see [`Upload`] for what it keeps.
-struct Refusal {
+pub(crate) struct Refusal {
     body: BoxBody,
     _upload: Upload,
+}
+
+impl Refusal {
+    /// Keeps the upload with the body.
+    pub(crate) fn new(body: BoxBody, upload: Upload) -> Self {
+        Self { body, _upload: upload }
+    }
 }
 
 impl MessageBody for Refusal {

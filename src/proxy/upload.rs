@@ -15,6 +15,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use runwarden_actors::contract::ErrorCode;
 use runwarden_actors::contract::limits::PROXY_REQUEST_MAX_BYTES;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::http::ApiError;
 
@@ -43,6 +44,8 @@ pub struct RequestBody {
     payload: Option<Upload>,
     announced: Option<u64>,
     counted: u64,
+    max: u64,
+    moved: Rc<Cell<Instant>>,
     progress: Rc<Cell<Progress>>,
 }
 
@@ -68,12 +71,22 @@ pub(super) enum BodyFailure {
 impl RequestBody {
     /// No body.
     pub fn empty() -> Self {
-        Self { payload: None, announced: Some(0), counted: 0, progress: Rc::new(Cell::new(Progress::Sent)) }
+        Self::new(None, Some(0), 0, Progress::Sent)
     }
 
-    /// The client's; `announced` is its `Content-Length`, if it has one.
-    pub fn streaming(payload: Upload, announced: Option<u64>) -> Self {
-        Self { payload: Some(payload), announced, counted: 0, progress: Rc::new(Cell::new(Progress::UnderWay)) }
+    /// The client's, of at most `max` bytes; `announced` is its `Content-Length`, if it has one.
+    pub fn streaming(payload: Upload, announced: Option<u64>, max: u64) -> Self {
+        Self::new(Some(payload), announced, max, Progress::UnderWay)
+    }
+
+    fn new(payload: Option<Upload>, announced: Option<u64>, max: u64, progress: Progress) -> Self {
+        let moved = Rc::new(Cell::new(Instant::now()));
+        Self { payload, announced, counted: 0, max, moved, progress: Rc::new(Cell::new(progress)) }
+    }
+
+    /// When a part of it was last taken; at first, when it was made.
+    pub fn moved(&self) -> Rc<Cell<Instant>> {
+        Rc::clone(&self.moved)
     }
 
     pub(super) fn progress(&self) -> Rc<Cell<Progress>> {
@@ -97,7 +110,8 @@ impl Body for RequestBody {
             }
             Some(Ok(bytes)) => {
                 this.counted = this.counted.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-                if this.counted <= PROXY_REQUEST_MAX_BYTES {
+                if this.counted <= this.max {
+                    this.moved.set(Instant::now());
                     if this.announced.is_some_and(|announced| this.counted >= announced) {
                         this.progress.set(Progress::Sent);
                     }
@@ -136,6 +150,11 @@ pub(super) fn client_body(request: &HttpRequest, payload: Upload, websocket: boo
     if websocket {
         return Ok(ClientBody::Tunnel(payload));
     }
+    framed_body(request, payload, PROXY_REQUEST_MAX_BYTES).map(ClientBody::Forwarded)
+}
+
+/// A request's body as its head frames it, of at most `max` bytes.
+pub(crate) fn framed_body(request: &HttpRequest, payload: Upload, max: u64) -> Result<RequestBody, ApiError> {
     let announced = match request.headers().get(header::CONTENT_LENGTH) {
         None => None,
         Some(value) => {
@@ -143,24 +162,24 @@ pub(super) fn client_body(request: &HttpRequest, payload: Upload, websocket: boo
             Some(length.ok_or_else(|| ApiError::invalid("Content-Length is not a number"))?)
         }
     };
-    if announced.is_some_and(|bytes| bytes > PROXY_REQUEST_MAX_BYTES) {
-        return Err(too_large());
+    if announced.is_some_and(|bytes| bytes > max) {
+        return Err(too_large(max));
     }
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    Ok(ClientBody::Forwarded(match announced {
-        Some(1..) => RequestBody::streaming(payload, announced),
-        None if chunked => RequestBody::streaming(payload, None),
+    Ok(match announced {
+        Some(1..) => RequestBody::streaming(payload, announced, max),
+        None if chunked => RequestBody::streaming(payload, None, max),
         _ => RequestBody::empty(),
-    }))
+    })
 }
 
-pub(super) fn too_large() -> ApiError {
-    let message = format!("a request to a preview may have {PROXY_REQUEST_MAX_BYTES} bytes");
+pub(crate) fn too_large(max: u64) -> ApiError {
+    let message = format!("a request to a preview may have {max} bytes");
     ApiError::new(ErrorCode::PayloadTooLarge, message)
 }
 
 /// Whether the request is a WebSocket's handshake (RFC 6455, 4.1).
-pub(super) fn asks_for_websocket(request: &HttpRequest) -> bool {
+pub(crate) fn asks_for_websocket(request: &HttpRequest) -> bool {
     let headers = request.headers();
     request.method() == Method::GET
         && request.version() == Version::HTTP_11

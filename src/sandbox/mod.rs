@@ -1,6 +1,7 @@
 //! What is asked of sandboxes: the ports `Sandbox` and `PreviewHost`, by provider (sections 1 and 5).
 //!
 //! - [`DockerSandbox`]: commands inside a container of a Docker engine
+//! - [`DockerContainers`]: the containers of sessions (section 8)
 //! - [`DaytonaSandbox`]: the same commands through Daytona's API
 //! - [`ProcessSandbox`]: a folder of this host, for development; trusts nothing that it finds in the repository
 //! - [`E2bSandbox`]: not there yet; says so
@@ -16,7 +17,10 @@ mod repository;
 mod router;
 
 pub use self::daytona::{DaytonaSandbox, DaytonaSettings};
-pub use self::docker::{DOCKER_REPO_DIR, DockerHostError, DockerSandbox};
+pub use self::docker::{
+    Command, ContainerError, ContainerLife, ContainerSpec, ContainerView, DOCKER_REPO_DIR, DockerContainers,
+    DockerHostError, DockerSandbox, Endpoint, Entry, EntryKind, FileError, Listing, Outcome, Surroundings,
+};
 pub use self::e2b::E2bSandbox;
 pub use self::git::{GIT_OUTPUT_MAX_BYTES, GIT_TIMEOUT_MS};
 pub use self::process::{ProcessRootError, ProcessSandbox};

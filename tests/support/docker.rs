@@ -12,20 +12,20 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use bollard::models::{ContainerCreateBody, HostConfig, NetworkCreateRequest};
+use bollard::models::{ContainerCreateBody, HostConfig, Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::{CreateContainerOptionsBuilder, CreateImageOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::TryStreamExt as _;
 
 /// The image of every container here.
-const IMAGE: &str = "runwarden-test:latest";
+pub const IMAGE: &str = "runwarden-test:latest";
 /// What the image has of busybox.
-const APPLETS: [&str; 20] = [
-    "cat", "cp", "dd", "echo", "env", "head", "httpd", "ls", "mkdir", "mktemp", "mv", "readlink", "rm", "setsid", "sh",
-    "sleep", "tail", "touch", "tr", "yes",
+const APPLETS: [&str; 25] = [
+    "cat", "chmod", "cp", "dd", "echo", "env", "head", "httpd", "ln", "ls", "mkdir", "mkfifo", "mktemp", "mv",
+    "readlink", "rm", "setsid", "sh", "sleep", "stat", "tail", "touch", "tr", "wc", "yes",
 ];
 /// The network of containers that are to be reached.
-const NETWORK: &str = "previews";
+pub const NETWORK: &str = "previews";
 
 /// Runs the engine and ends it, with its containers and its folder, when the test process ends, however that ends:
 /// standard input closes then.
@@ -38,6 +38,7 @@ cat >/dev/null
 kill $engine 2>/dev/null
 wait $engine
 busybox ip link delete "$bridge" 2>/dev/null
+busybox ip link delete "${bridge}b" 2>/dev/null
 rm -rf "$folder"
 "#;
 
@@ -83,24 +84,45 @@ impl DockerEngine {
 
     /// The same, with this machine's programs and libraries for the container to read.
     pub async fn run_reachable_with_programs(&self, name: &str, user: &str, mount: &Path) {
-        let shared = ["/usr", "/lib", "/lib64"].into_iter().filter(|folder| Path::new(folder).is_dir());
-        let shared: Vec<String> = shared.map(|folder| format!("{folder}:{folder}:ro")).collect();
-        self.run_reachable_with(name, user, mount, &shared).await;
+        self.run_reachable_with(name, user, mount, &programs()).await;
     }
 
     async fn run_reachable_with(&self, name: &str, user: &str, mount: &Path, shared: &[String]) {
-        static MADE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
-        MADE.get_or_init(|| async {
-            let body = NetworkCreateRequest {
-                name: NETWORK.to_owned(),
-                driver: Some("bridge".to_owned()),
-                options: Some(HashMap::from([("com.docker.network.bridge.name".to_owned(), bridge())])),
-                ..NetworkCreateRequest::default()
-            };
-            self.client().await.create_network(body).await.unwrap();
-        })
-        .await;
+        self.network().await;
         self.run_in(name, user, mount, NETWORK, shared).await;
+    }
+
+    /// Makes the network [`NETWORK`], once. It has a subnet of its own choice, so that containers can choose addresses.
+    pub async fn network(&self) {
+        static MADE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+        MADE.get_or_init(|| self.make_network(NETWORK, bridge(), 64)).await;
+    }
+
+    /// Another one, and its name; once.
+    pub async fn second_network(&self) -> &'static str {
+        static MADE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+        const NAME: &str = "previews-2";
+        MADE.get_or_init(|| self.make_network(NAME, format!("{}b", bridge()), 192)).await;
+        NAME
+    }
+
+    /// `tens` tells the subnets of one process apart.
+    async fn make_network(&self, name: &str, bridge: String, tens: u32) {
+        let process = std::process::id();
+        let start = format!("10.{}.{}", tens + (process >> 8) % 64, process % 256);
+        let places = IpamConfig {
+            subnet: Some(format!("{start}.0/24")),
+            gateway: Some(format!("{start}.1")),
+            ..IpamConfig::default()
+        };
+        let body = NetworkCreateRequest {
+            name: name.to_owned(),
+            driver: Some("bridge".to_owned()),
+            options: Some(HashMap::from([("com.docker.network.bridge.name".to_owned(), bridge)])),
+            ipam: Some(Ipam { config: Some(vec![places]), ..Ipam::default() }),
+            ..NetworkCreateRequest::default()
+        };
+        self.client().await.create_network(body).await.unwrap();
     }
 
     async fn run_in(&self, name: &str, user: &str, mount: &Path, network: &str, shared: &[String]) {
@@ -178,6 +200,12 @@ impl DockerEngine {
             assert!(done.iter().all(|step| step.error_detail.is_none()), "{done:?}");
         });
     }
+}
+
+/// This machine's programs and libraries, for a container to read.
+pub fn programs() -> Vec<String> {
+    let shared = ["/usr", "/lib", "/lib64"].into_iter().filter(|folder| Path::new(folder).is_dir());
+    shared.map(|folder| format!("{folder}:{folder}:ro")).collect()
 }
 
 /// The name of this engine's bridge; it outlives the engine unless it is removed.

@@ -39,6 +39,12 @@ names! {
         ConcurrencyLimited = "concurrency_limited",
         /// WebSocket is needed and switched off.
         WsRequired = "ws_required",
+        /// A session's container could not be looked at (section 8).
+        ContainerUnavailable = "container_unavailable",
+        /// A session's container does not run (section 8).
+        ContainerNotRunning = "container_not_running",
+        /// A session's container has no address (section 8).
+        ContainerNoAddress = "container_no_address",
         /// The coordination store is out of reach.
         CacheUnavailable = "cache_unavailable",
         /// The database or the object store is out of reach.

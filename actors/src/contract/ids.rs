@@ -7,7 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::limits::{EVENT_ID_MAX_BYTES, ID_MAX_BYTES, SEQ_MAX};
+use super::limits::{CONTAINER_SESSION_ID_MAX_BYTES, EVENT_ID_MAX_BYTES, ID_MAX_BYTES, PORT_NAME_MAX_BYTES, SEQ_MAX};
+use super::names::CONTAINER_NAME_PREFIX;
 
 /// Text that cannot be an identity.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -103,6 +104,35 @@ text_id!(
 text_id!(
     /// A daemon's name for one event. 1 to 255 bytes, no control characters.
     EventId, "eventId", EVENT_ID_MAX_BYTES, "1 to 255 bytes of text without control characters", |_| true
+);
+
+text_id!(
+    /// A session whose container is previewed (section 8): what Docker allows in a container's name, and no dot segment.
+    ContainerSessionId, "sessionId", CONTAINER_SESSION_ID_MAX_BYTES,
+    "1 to 128 letters, digits, `_`, `.` or `-`, and not `.` or `..`", |text| {
+        !matches!(text, "." | "..")
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+    }
+);
+
+impl ContainerSessionId {
+    /// The name of its container.
+    pub fn container_name(&self) -> String {
+        format!("{CONTAINER_NAME_PREFIX}{self}")
+    }
+
+    /// The session whose container has this name.
+    pub fn of_container(name: &str) -> Option<Self> {
+        Self::parse(name.strip_prefix(CONTAINER_NAME_PREFIX)?).ok()
+    }
+}
+
+text_id!(
+    /// A name of one more port of a session, beside the one that section 8 knows.
+    PortName, "name", PORT_NAME_MAX_BYTES, "1 to 32 lower-case letters, digits or `-`, beginning with a letter", |text| {
+        text.starts_with(|first: char| first.is_ascii_lowercase())
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    }
 );
 
 fn is_repo_full_name(text: &str) -> bool {
@@ -221,6 +251,23 @@ mod tests {
         assert!(RepoFullName::parse("acme/web-app.rs").is_ok());
         for wrong in ["acme", "acme/", "/web", "a/b/c", "a b/c", "../x"] {
             assert!(RepoFullName::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_what_a_container_can_be_called_by() {
+        for right in ["a", "01935d3e-7c00-7000-8000-000000000001", "A_b.c-9", "...", "-x", &"x".repeat(128)] {
+            let id = ContainerSessionId::parse(right).unwrap();
+            assert_eq!(id.container_name(), format!("sandbox-session-{right}"));
+            assert_eq!(ContainerSessionId::of_container(&id.container_name()), Some(id));
+        }
+        for wrong in ["", ".", "..", "a/b", "a b", "a%2Fb", "é", "a\0", "a?b", &"x".repeat(129)] {
+            assert!(ContainerSessionId::parse(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(ContainerSessionId::of_container("other-session-a"), None);
+        assert!(PortName::parse("api-2").is_ok());
+        for wrong in ["", "2", "API", "a_b", &"x".repeat(33)] {
+            assert!(PortName::parse(wrong).is_err(), "{wrong}");
         }
     }
 

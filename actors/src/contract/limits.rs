@@ -161,3 +161,39 @@ pub const ACCESS_TTL_SECONDS: u64 = 60;
 pub const ACCESS_NEGATIVE_TTL_SECONDS: u64 = 5;
 /// Validation attempts for one run (section 9).
 pub const VALIDATION_ATTEMPTS_MAX: u32 = 3;
+
+/// Lowest port that a container's preview may have (section 8).
+pub const CONTAINER_PORT_MIN: u16 = 1024;
+/// Longest session id of a container (section 8).
+pub const CONTAINER_SESSION_ID_MAX_BYTES: usize = 128;
+/// Longest name of one more port of a session.
+pub const PORT_NAME_MAX_BYTES: usize = 32;
+/// Named ports of one session.
+pub const NAMED_PORTS_MAX: usize = 16;
+/// Sessions that may have registered a port at the same time (section 8); the map lives in memory.
+pub const CONTAINER_REGISTRATIONS_MAX: usize = 10_000;
+/// Largest request to a container's preview. It streams, so that this bounds a mistake and not memory.
+pub const CONTAINER_REQUEST_MAX_BYTES: u64 = 1024 * 1024 * 1024;
+/// Questions to the Docker engine about containers of previews that may be under way at once.
+pub const CONTAINER_QUESTIONS_MAX: usize = 32;
+/// How long such a question may wait for its turn, and again for its answer.
+pub const CONTAINER_QUESTION_TIMEOUT_MS: u64 = 10_000;
+
+/// Seconds that a session's container has between the request to stop and its end (section 8).
+pub const CONTAINER_STOP_GRACE_MAX_SECONDS: u32 = 10;
+/// Time limit of a command in a session's container, unless its caller says otherwise.
+pub const CONTAINER_EXEC_DEFAULT_MS: u64 = 30_000;
+/// Longest time limit of a command in a session's container.
+pub const CONTAINER_EXEC_MAX_MS: u64 = 600_000;
+/// What is kept of each of a command's two outputs, unless its caller says otherwise.
+pub const CONTAINER_OUTPUT_DEFAULT_BYTES: usize = 1024 * 1024;
+/// Most that is kept of each of a command's two outputs.
+pub const CONTAINER_OUTPUT_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Commands in sessions' containers, files included, that may be under way at once on one server.
+pub const CONTAINER_COMMANDS_MAX: usize = 64;
+/// Largest file of a workspace that is read or written.
+pub const CONTAINER_FILE_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Longest relative path of a file in a workspace.
+pub const CONTAINER_PATH_MAX_BYTES: usize = 1024;
+/// Entries of a folder that are listed.
+pub const CONTAINER_LIST_MAX: usize = 1000;

@@ -22,8 +22,8 @@ pub use enums::{
 pub use error::ErrorCode;
 pub use flags::{FeatureFlag, FlagScope, FrozenFlagSnapshot, RolloutPhase};
 pub use ids::{
-    CodesandboxId, CommitSha, EventId, InvalidId, PreviewSessionId, RepoFullName, RunId, Seq, StartRequestId,
-    ThreadChatId, ThreadId, UserId,
+    CodesandboxId, CommitSha, ContainerSessionId, EventId, InvalidId, PortName, PreviewSessionId, RepoFullName, RunId,
+    Seq, StartRequestId, ThreadChatId, ThreadId, UserId,
 };
 pub use number::NumberText;
 pub use preview::{

@@ -16,6 +16,9 @@ pub const AUDIENCE_DAEMON: &str = "runwarden-daemon";
 /// Issuer of a daemon token.
 pub const ISSUER_DAEMON: &str = "runwarden";
 
+/// Every container of section 8 is called by this and its session's id.
+pub const CONTAINER_NAME_PREFIX: &str = "sandbox-session-";
+
 /// Lease of the backstop sweep.
 pub const KEY_SWEEP_LEASE: &str = "terragon:v1:run:sweep:lease";
 /// Prefix of the counter of quarantine offloads; the repository follows.
@@ -55,6 +58,10 @@ pub const EVENT_SESSION_STATE_CHANGED: &str = "v1.preview.session.state_changed"
 pub const EVENT_VALIDATION_ATTEMPT_STARTED: &str = "v1.preview.validation.attempt_started";
 /// A validation attempt ended (section 11).
 pub const EVENT_VALIDATION_ATTEMPT_FINISHED: &str = "v1.preview.validation.attempt_finished";
+/// A container of section 8 will be stopped, because nobody uses it.
+pub const EVENT_CONTAINER_IDLE_WARNING: &str = "v1.container.idle_warning";
+/// A container of section 8 was stopped, because nobody used it.
+pub const EVENT_CONTAINER_IDLE_STOPPED: &str = "v1.container.idle_stopped";
 /// Access was denied (section 11).
 pub const EVENT_ACCESS_DENIED: &str = "v1.preview.access.denied";
 

@@ -10,6 +10,7 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt as _;
 use runwarden_actors::ports::{SandboxError, SandboxTarget};
 use thiserror::Error;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -55,44 +56,76 @@ impl Engine {
         Ok(client)
     }
 
+    /// The next question connects anew: another engine, or another version of it, may answer.
+    pub(super) async fn forget(&self) {
+        *self.client.lock().await = None;
+    }
+
     async fn try_exec(&self, container: &str, call: &ExecCall<'_>) -> Result<ExecAnswer, ExecError> {
+        let run = ExecRun { argv: call.argv.clone(), env: call.env.to_vec(), dir: None, input: None };
+        let mut kept = Collected::new(call.limits.stdout_bytes, call.limits.stderr_bytes, WhenFull::Stop);
+        match self.run(container, &run, &mut kept).await? {
+            Some(exit_code) => Ok(ExecAnswer { exit_code, stdout: kept.stdout, stderr: kept.stderr }),
+            None => Err(ExecError::TooLarge),
+        }
+    }
+
+    /// Runs a command to its end and says its exit code; `None` where its output is more than may be kept and this
+    /// stopped listening. What came before a caller gave up is in `kept` all the same.
+    pub(super) async fn run(
+        &self,
+        container: &str,
+        run: &ExecRun<'_>,
+        kept: &mut Collected,
+    ) -> Result<Option<i64>, DockerError> {
         let client = self.client().await?;
         let options = CreateExecOptions {
+            attach_stdin: run.input.map(|_| true),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
-            env: Some(call.env.to_vec()),
-            cmd: Some(call.argv.clone()),
+            env: Some(run.env.clone()),
+            cmd: Some(run.argv.clone()),
+            working_dir: run.dir,
             ..CreateExecOptions::default()
         };
         let exec = client.create_exec(container, options).await?.id;
-        let mut answer = ExecAnswer { exit_code: 0, stdout: Vec::new(), stderr: Vec::new() };
-        if let StartExecResults::Attached { mut output, .. } =
+        if let StartExecResults::Attached { mut output, mut input } =
             client.start_exec(&exec, None::<StartExecOptions>).await?
         {
-            while let Some(part) = output.next().await {
-                match part? {
-                    LogOutput::StdErr { message } => {
-                        let room = call.limits.stderr_bytes.saturating_sub(answer.stderr.len());
-                        answer.stderr.extend_from_slice(&message[..message.len().min(room)]);
-                    }
-                    part => {
-                        let message = part.into_bytes();
-                        if answer.stdout.len() + message.len() > call.limits.stdout_bytes {
-                            return Err(ExecError::TooLarge);
-                        }
-                        answer.stdout.extend_from_slice(&message);
+            // A command that does not want all of it hangs up; how it ended says what that means.
+            let writing = async {
+                if let Some(bytes) = run.input
+                    && input.write_all(bytes).await.is_ok()
+                {
+                    let _ = input.shutdown().await;
+                }
+            };
+            let reading = async {
+                while let Some(part) = output.next().await {
+                    if !kept.keep(part?) {
+                        return Ok(false);
                     }
                 }
+                Ok(true)
+            };
+            // Both at once: each side may wait for the other to take something first.
+            tokio::pin!(writing, reading);
+            let mut written = false;
+            let whole: Result<bool, DockerError> = loop {
+                tokio::select! {
+                    () = &mut writing, if !written => written = true,
+                    read = &mut reading => break read,
+                }
+            };
+            if !whole? {
+                return Ok(None);
             }
         }
         // The output may end a moment before the engine knows how the command ended; the time limit bounds this.
         loop {
             let state = client.inspect_exec(&exec).await?;
             match state.exit_code {
-                Some(code) if state.running != Some(true) => {
-                    answer.exit_code = code;
-                    return Ok(answer);
-                }
+                Some(code) if state.running != Some(true) => return Ok(Some(code)),
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
@@ -111,8 +144,7 @@ impl Engine {
                 SandboxError::Timeout("the Docker engine did not answer in time".to_owned())
             }
             error => {
-                // Another engine, or another version of it, may answer the next time.
-                *self.client.lock().await = None;
+                self.forget().await;
                 tracing::warn!(%error, "the Docker engine could not be asked");
                 match error {
                     DockerError::DockerResponseServerError { status_code, .. } => SandboxError::CommandFailed(format!(
@@ -122,6 +154,68 @@ impl Engine {
                 }
             }
         }
+    }
+}
+
+/// A command as the engine is told it.
+pub(super) struct ExecRun<'a> {
+    /// Program and arguments; no shell sees them.
+    pub(super) argv: Vec<&'a str>,
+    /// `NAME=value`, added to the container's own environment.
+    pub(super) env: Vec<&'a str>,
+    /// Where it runs, unless where the image says.
+    pub(super) dir: Option<&'a str>,
+    /// What it reads on standard input.
+    pub(super) input: Option<&'a [u8]>,
+}
+
+/// What becomes of a command that prints more than is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum WhenFull {
+    /// Nobody listens any more.
+    Stop,
+    /// The rest is read and thrown away, so that the command comes to its end.
+    Drain,
+}
+
+/// What a command has printed so far, within bounds.
+pub(super) struct Collected {
+    pub(super) stdout: Vec<u8>,
+    pub(super) stderr: Vec<u8>,
+    pub(super) stdout_cut: bool,
+    pub(super) stderr_cut: bool,
+    stdout_max: usize,
+    stderr_max: usize,
+    when_full: WhenFull,
+}
+
+impl Collected {
+    /// Bounds in bytes. Standard error is always drained.
+    pub(super) const fn new(stdout_max: usize, stderr_max: usize, when_full: WhenFull) -> Self {
+        Self {
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            stdout_cut: false,
+            stderr_cut: false,
+            stdout_max,
+            stderr_max,
+            when_full,
+        }
+    }
+
+    /// `false` where nobody needs to listen any more.
+    fn keep(&mut self, part: LogOutput) -> bool {
+        let error = matches!(part, LogOutput::StdErr { .. });
+        let message = part.into_bytes();
+        let (kept, cut, max) = if error {
+            (&mut self.stderr, &mut self.stderr_cut, self.stderr_max)
+        } else {
+            (&mut self.stdout, &mut self.stdout_cut, self.stdout_max)
+        };
+        let room = max.saturating_sub(kept.len());
+        kept.extend_from_slice(&message[..message.len().min(room)]);
+        *cut |= message.len() > room;
+        error || !*cut || self.when_full == WhenFull::Drain
     }
 }
 

@@ -1,6 +1,11 @@
 //! Sandboxes that are containers of a Docker engine.
 
+mod command;
+mod containers;
 mod engine;
+mod events;
+mod lifecycle;
+mod workspace;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -18,10 +23,18 @@ use self::engine::{Engine, container_name};
 use super::git::{GIT_TIMEOUT_MS, timed_out};
 use super::inside;
 
+pub use self::command::{Command, Outcome};
+pub use self::containers::{ContainerError, ContainerLife, ContainerView, DockerContainers, Endpoint};
 pub use self::engine::DockerHostError;
+pub use self::lifecycle::{ContainerSpec, Surroundings};
+pub use self::workspace::{Entry, EntryKind, FileError, Listing};
 
 /// Where the repository lies in a container unless `bind` said otherwise.
 pub const DOCKER_REPO_DIR: &str = "/workspace";
+/// On containers that were created here; its value is the session's id.
+const SESSION_LABEL: &str = "runwarden.session";
+/// On the same containers; its value is the installation's `PREVIEW_ENVIRONMENT`.
+const ENVIRONMENT_LABEL: &str = "runwarden.environment";
 /// Previews are reached from outside of the container.
 const LISTEN_ON: &str = "0.0.0.0";
 
