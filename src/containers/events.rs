@@ -1,12 +1,13 @@
 //! A container that stops or disappears loses its registration, if the operator asks for it (`CONTAINER_EVENTS`): the
 //! engine tells what happens to containers, and is asked whenever that stream begins anew.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use runwarden_actors::contract::ContainerSessionId;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Containers;
 use crate::sandbox::ContainerError;
@@ -14,6 +15,11 @@ use crate::sandbox::ContainerError;
 /// First pause before the stream is begun anew; it doubles up to the longest one.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// A container of which the engine has told something is looked at a second time after this.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// Second looks that wait; past it a container is looked at once.
+const AGAIN_MAX: usize = 1024;
 
 /// Watches until the server goes down.
 pub async fn watch_events(containers: Containers, mut shutdown: watch::Receiver<bool>) {
@@ -47,8 +53,26 @@ async fn follow(containers: &Containers) {
     for session in containers.0.registry.sessions() {
         containers.settle(&session).await;
     }
-    while let Some(session) = events.next().await {
-        containers.settle(&session).await;
+    let mut again: VecDeque<(Instant, ContainerSessionId)> = VecDeque::new();
+    loop {
+        let next = again.front().map(|(at, _)| *at);
+        tokio::select! {
+            event = events.next() => match event {
+                Some(session) => {
+                    containers.settle(&session).await;
+                    // The engine tells of a rename a moment before it forgets the old name.
+                    if again.len() < AGAIN_MAX {
+                        again.push_back((Instant::now() + AGAIN_AFTER, session));
+                    }
+                }
+                None => break,
+            },
+            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                if let Some((_, session)) = again.pop_front() {
+                    containers.settle(&session).await;
+                }
+            }
+        }
     }
     tracing::info!("the engine has ended its stream of events; it is begun anew");
 }

@@ -7,12 +7,18 @@ use bollard::query_parameters::{EventsOptionsBuilder, ListContainersOptionsBuild
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, future};
 use runwarden_actors::contract::ContainerSessionId;
+use runwarden_actors::ports::Clock as _;
 
 use super::containers::{ContainerError, DockerContainers};
 use super::{ENVIRONMENT_LABEL, SESSION_LABEL};
+use crate::clock::SystemClock;
 
 /// Events after which a container may not be what it was.
 const ENDS: [&str; 3] = ["die", "destroy", "rename"];
+
+/// How far back a stream of events begins, in seconds, in case the engine's clock is behind ours. To look at a container
+/// once too often does no harm.
+const BEFORE_SECONDS: i64 = 5;
 
 impl DockerContainers {
     /// The sessions whose containers have ended, are gone or are called otherwise, as it happens. The stream ends when
@@ -23,7 +29,10 @@ impl DockerContainers {
             Err(error) => return Err(self.explain("", error).await),
         };
         let filters = HashMap::from([("type", vec!["container"]), ("event", ENDS.to_vec())]);
-        let events = client.events(Some(EventsOptionsBuilder::default().filters(&filters).build()));
+        // The stream begins when it is first asked for something: what happens until then is told too.
+        let since = (SystemClock.now().as_millis() / 1000 - BEFORE_SECONDS).to_string();
+        let options = EventsOptionsBuilder::default().filters(&filters).since(&since).build();
+        let events = client.events(Some(options));
         let told = events.take_while(|event| {
             if let Err(error) = event {
                 tracing::debug!(%error, "the engine's stream of events broke off");
