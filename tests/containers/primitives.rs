@@ -58,6 +58,14 @@ fn a_container_is_created_started_stopped_and_removed() {
         let seen = world.exec(&id, json!({"command": ["sh", "-c", "echo $APP >kept; cat kept"]})).await.1;
         assert_eq!(seen["stdout"], "a b\n", "{seen}");
 
+        // What a command leaves in the background, as an app is started, outlives it.
+        let app = "sleep 600 >/dev/null 2>&1 </dev/null & echo $!";
+        let seen = world.exec(&id, json!({"command": ["sh", "-c", app]})).await.1;
+        assert_eq!(seen["exitCode"], 0, "{seen}");
+        let alive = format!("kill -0 {}", seen["stdout"].as_str().unwrap().trim());
+        let seen = world.exec(&id, json!({"command": ["sh", "-c", alive]})).await.1;
+        assert_eq!(seen["exitCode"], 0, "{seen}");
+
         // It ends when it is asked to: long before the grace is over.
         let began = std::time::Instant::now();
         let stop = format!("{path}/stop");
