@@ -41,6 +41,7 @@ fn post(host: &str, path: &str, lines: &str, body: &str) -> String {
 const SET: &str = "Set-Cookie: app=1; Domain=preview.localhost; Path=/; HttpOnly\r\nSet-Cookie: b=2; domain = .localhost\r\n\
     Set-Cookie: rw_preview=forged; Path=/\r\nSet-Cookie: __Host-rw_preview_frame=forged; Path=/; Secure\r\n\
     Set-Cookie: =rw_preview=forged\r\nSet-Cookie: RW_Preview_Probe=x\r\nService-Worker-Allowed: /\r\n\
+    WWW-Authenticate: Basic realm=\"x\"\r\nSet-Login: logged-in\r\n\
     Strict-Transport-Security: max-age=1; includeSubDomains\r\nContent-Security-Policy: default-src 'self'\r\n";
 
 async fn stage(options: Options) -> (Stage, TestUpstream) {
@@ -72,6 +73,8 @@ fn a_form_lets_the_browser_in_and_the_app_keeps_its_own_cookies() {
         assert_eq!((answer.status, answer.text().as_str()), (200, "the app"), "{}", answer.text());
         assert_eq!(answer.all("set-cookie"), ["app=1; Path=/; HttpOnly", "b=2"]);
         assert_eq!(answer.header("service-worker-allowed").as_deref(), Some("/"));
+        assert_eq!(answer.header("www-authenticate").as_deref(), Some("Basic realm=\"x\""));
+        assert_eq!(answer.header("set-login").as_deref(), Some("logged-in"));
         assert_eq!(answer.header("strict-transport-security"), None);
         assert_eq!(answer.all("content-security-policy"), ["default-src 'self'", "frame-ancestors *"]);
         let head = upstream.last();
