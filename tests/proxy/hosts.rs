@@ -165,7 +165,12 @@ fn hosts_and_routes_do_not_mix() {
         // The root's dot makes no other host of it.
         let dotted = host.get("/healthz", &key).replace(&host.name, &format!("{}.", host.name));
         assert_eq!(Raw::ask(url, dotted).await.text(), "the app");
-        let seen_dotted = seen + 1;
+        // Nor do capitals.
+        for name in [host.name.to_uppercase(), host.name.replace(&host.id, &host.id.to_uppercase())] {
+            let loud = host.get("/healthz", &key).replace(&host.name, &name);
+            assert_eq!(Raw::ask(url, loud).await.text(), "the app", "{name}");
+        }
+        let seen = seen + 3;
         for request in [
             host.get("/", &format!("Host: {}\r\n", other.name)),
             host.get("/", "Host: localhost\r\n"),
@@ -179,7 +184,7 @@ fn hosts_and_routes_do_not_mix() {
         // A request that names us as its host and the preview as its target is none of ours either.
         let crossed = format!("GET http://{}/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", host.name);
         assert_eq!(Raw::ask(url, crossed).await.status, 400);
-        assert_eq!(upstream.heads().len(), seen_dotted);
+        assert_eq!(upstream.heads().len(), seen);
         // On our own host the same session is under its path, with a cookie of its own.
         let on_path = host.get(&format!("/api/preview/proxy/{}/x", host.id), "").replace(&host.name, "localhost");
         assert_eq!(Raw::ask(url, on_path).await.status, 200);
