@@ -28,6 +28,7 @@ use crate::containers::Containers;
 use crate::containers::events::watch_events;
 use crate::containers::idle::stop_idle;
 use crate::coordination::{EmbeddedCoordination, RedisCoordination};
+use crate::data_dir::make_folder;
 use crate::evidence::ObjectEvidence;
 use crate::http::{AppState, configure};
 use crate::outbound::OutboundClient;
@@ -169,15 +170,6 @@ pub fn open_sandboxes(config: &Config) -> Result<Sandboxes, StartError> {
 /// The Docker engine; nothing is asked of it yet.
 pub fn open_docker(config: &Config) -> Result<DockerSandbox, StartError> {
     DockerSandbox::new(&config.sandbox.docker_host).map_err(|error| StartError::Setting(error.to_string()))
-}
-
-fn make_folder(folder: &std::path::Path) -> Result<(), StartError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(|error| StartError::Io { what: format!("folder {}", folder.display()), error })
 }
 
 /// Makes the file for its owner alone, before SQLite would make it for everybody: keys and payloads stand in it.

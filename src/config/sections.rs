@@ -170,6 +170,11 @@ impl LogConfig {
 }
 
 impl Config {
+    /// Whether database or coordination store are in `data_dir`: then one server alone may work there.
+    pub const fn is_embedded(&self) -> bool {
+        matches!(self.database, DatabaseConfig::Sqlite(_)) || self.redis_url.is_none()
+    }
+
     /// Checks everything. On the embedded default it makes `DATA_DIR` and the secrets in it.
     pub fn from_raw(raw: &RawSettings) -> Result<Self, ConfigError> {
         let data_dir = PathBuf::from(raw.get("DATA_DIR").unwrap_or("./data"));

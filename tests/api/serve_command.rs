@@ -1,0 +1,97 @@
+//! `runwarden serve`, as the real program: what it refuses to start with.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// For a start, or for its refusal.
+const WITHIN: Duration = Duration::from_secs(30);
+
+fn program(command: &[&str], data: &Path, settings: &[(&str, &str)]) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_runwarden"));
+    program.args(command).env("DATA_DIR", data).env("PORT", "0").env("WORKERS", "1").envs(settings.iter().copied());
+    program.current_dir(std::env::temp_dir());
+    program
+}
+
+/// A server in a process of its own; killed when it is dropped.
+struct Serving {
+    child: Child,
+    log: PathBuf,
+    address: String,
+}
+
+impl Serving {
+    fn start(folder: &Path, settings: &[(&str, &str)]) -> Self {
+        let log = folder.join("server.log");
+        let stderr = std::fs::File::create(&log).unwrap();
+        let child = program(&["serve"], &folder.join("data"), settings).stderr(stderr).spawn().unwrap();
+        let mut serving = Self { child, log, address: String::new() };
+        let since = Instant::now();
+        while serving.address.is_empty() {
+            assert!(since.elapsed() < WITHIN, "{}", serving.logged());
+            std::thread::sleep(Duration::from_millis(20));
+            let logged = serving.logged();
+            let said = logged.lines().filter(|line| line.contains(" listening ")).find_map(|line| {
+                let (_, rest) = line.split_once("addr=")?;
+                rest.split_once(' ').map(|(address, _)| address.to_owned())
+            });
+            serving.address = said.unwrap_or_default();
+        }
+        serving
+    }
+
+    fn logged(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// As `kill -9` does.
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a server says that does not start.
+fn refused(data: &Path, settings: &[(&str, &str)]) -> String {
+    let mut child = program(&["serve"], data, settings).stderr(Stdio::piped()).spawn().unwrap();
+    let since = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break Some(status);
+        }
+        if since.elapsed() > WITHIN {
+            child.kill().unwrap();
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let text = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert!(status.is_some_and(|status| !status.success()), "it starts: {text}");
+    text
+}
+
+#[test]
+fn one_server_at_a_time_works_on_a_data_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut first = Serving::start(folder.path(), &[]);
+    let error = refused(&data, &[]);
+    assert!(error.contains(&format!("DATA_DIR is `{}`", data.display())), "{error}");
+    assert!(error.contains("another server") && error.contains("REDIS_URL"), "{error}");
+    // What operators do beside a running server goes on.
+    for command in [&["doctor"][..], &["migrate"], &["keys", "list"]] {
+        let output = program(command, &data, &[]).output().unwrap();
+        assert!(output.status.success(), "{command:?}: {output:?}");
+    }
+    // Whoever is killed holds nothing.
+    first.kill();
+    drop(Serving::start(folder.path(), &[]));
+}
