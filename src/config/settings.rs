@@ -125,7 +125,11 @@ pub const SETTINGS: &[Setting] = &[
          an http or https URL of the host application, or `static:FILE` for development.",
     ),
     secret("GITHUB_TOKEN", "(none)", "Token for GitHub's API; required by `ACCESS_SOURCE=github`."),
-    setting("GITHUB_API_URL", "https://api.github.com", "Base of GitHub's API, for GitHub Enterprise."),
+    setting(
+        "GITHUB_API_URL",
+        "https://api.github.com",
+        "Base of GitHub's API, for GitHub Enterprise; `http://` only for one on this host.",
+    ),
     setting("DAYTONA_API_URL", "https://app.daytona.io/api", "Daytona's API; `http://` only for one on this host."),
     secret("DAYTONA_API_KEY", "(unset: Daytona is not asked)", "Key for Daytona's API."),
     setting("DAYTONA_ORGANIZATION_ID", "(that of the key)", "Organization, for keys that belong to several."),
