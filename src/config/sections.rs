@@ -1,5 +1,6 @@
 //! The typed settings, checked.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -299,8 +300,15 @@ fn secrets(raw: &RawSettings, database: &DatabaseConfig, data_dir: &Path) -> Res
                 Ok(SecretString::from(value.to_owned()))
             }
             Some(_) => Err(raw.invalid(name, "printable ASCII without spaces")),
-            None if embedded => read_or_generate(&folder, file)
-                .map_err(|error| ConfigError::File { file: folder.join(file), message: error.to_string() }),
+            None if embedded => read_or_generate(&folder, file).map_err(|error| match error.kind() {
+                ErrorKind::InvalidData => ConfigError::File { file: folder.join(file), message: error.to_string() },
+                // Set or not: this is the folder that is meant.
+                _ => ConfigError::Invalid {
+                    name: "DATA_DIR",
+                    given: format!("`{}`", data_dir.display()),
+                    expected: format!("a folder that this user may make and write to: {error} (secrets/{file})"),
+                },
+            }),
             None => Err(ConfigError::Missing {
                 name,
                 expected: "with Postgres it must be given, the same on every server".to_owned(),

@@ -283,7 +283,11 @@ fn without_credentials(value: &str) -> String {
 
 fn read_file(file: &Path, values: &mut BTreeMap<&'static str, String>) -> Result<(), ConfigError> {
     let problem = |message: String| ConfigError::File { file: file.to_owned(), message };
-    let text = std::fs::read_to_string(file).map_err(|error| problem(error.to_string()))?;
+    let text = std::fs::read_to_string(file).map_err(|error| ConfigError::Invalid {
+        name: "RUNWARDEN_CONFIG",
+        given: format!("`{}`", file.display()),
+        expected: format!("a TOML file with settings that this user may read (--config names it too): {error}"),
+    })?;
     // The parser's message quotes the line; a secret may stand in it.
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count());

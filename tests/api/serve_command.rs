@@ -95,3 +95,25 @@ fn one_server_at_a_time_works_on_a_data_folder() {
     first.kill();
     drop(Serving::start(folder.path(), &[]));
 }
+
+#[test]
+fn a_start_that_fails_names_the_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a-file");
+    std::fs::write(&file, "").unwrap();
+    let secrets = [("INTERNAL_SERVICE_KEY", crate::app::INTERNAL_KEY), ("ADMIN_TOKEN", "admin-token-of-the-tests")];
+    // With secrets to be made there, and without.
+    for settings in [&[][..], &secrets] {
+        for data in [&file, Path::new("/proc/x")] {
+            let error = refused(data, settings);
+            assert!(error.contains(&format!("DATA_DIR is `{}`; it must be a folder", data.display())), "{error}");
+        }
+    }
+    let missing = folder.path().join("missing.toml").display().to_string();
+    let error = refused(folder.path(), &[("RUNWARDEN_CONFIG", &missing)]);
+    assert!(error.contains(&format!("RUNWARDEN_CONFIG is `{missing}`; it must be")), "{error}");
+    let away = ("DATABASE_URL", "postgres://u:pa55w0rd@127.0.0.1:1/x");
+    let error = refused(folder.path(), &[secrets[0], secrets[1], away]);
+    assert!(error.contains("DATABASE_URL is (a secret); it must be"), "{error}");
+    assert!(!error.contains("pa55w0rd"), "{error}");
+}
