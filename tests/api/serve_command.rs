@@ -1,5 +1,7 @@
-//! `runwarden serve`, as the real program: what it refuses to start with.
+//! `runwarden serve`, as the real program: what it refuses to start with, and what strangers cannot make it write.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -49,6 +51,17 @@ impl Serving {
     fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Sends the bytes and waits until the server has closed the connection.
+    fn send(&self, bytes: &[u8]) -> String {
+        let mut connection = TcpStream::connect(&self.address).unwrap();
+        connection.set_read_timeout(Some(WITHIN)).unwrap();
+        // The server may be the one that closes before it has read everything.
+        let _ = connection.write_all(bytes).and_then(|()| connection.shutdown(std::net::Shutdown::Write));
+        let mut answer = Vec::new();
+        let _ = connection.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
     }
 }
 
@@ -116,4 +129,27 @@ fn a_start_that_fails_names_the_setting() {
     let error = refused(folder.path(), &[secrets[0], secrets[1], away]);
     assert!(error.contains("DATABASE_URL is (a secret); it must be"), "{error}");
     assert!(!error.contains("pa55w0rd"), "{error}");
+}
+
+#[test]
+fn strangers_cannot_fill_the_log_unless_the_operator_wants_to_see_them() {
+    const STRANGE: [&[u8]; 3] = [
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /api/daemon-event HTTP/1.1\r\nHost: x\r\nX-Daemon-Token: x\r\nContent-Length: 100\r\n\r\nhalf",
+    ];
+    let long = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(1 << 20));
+    for (level, seen) in [("info", false), ("debug", false), ("info,actix_http=error", true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut serving = Serving::start(folder.path(), &[("LOG_LEVEL", level)]);
+        for bytes in STRANGE {
+            serving.send(bytes);
+        }
+        serving.send(long.as_bytes());
+        serving.kill();
+        let logged = serving.logged();
+        let lines = logged.lines().filter(|line| line.contains("actix_http::h1::dispatcher")).count();
+        assert_eq!(lines >= 3, seen, "{level}: {logged}");
+        assert_eq!(lines == 0, !seen, "{level}: {logged}");
+    }
 }
