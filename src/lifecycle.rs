@@ -23,11 +23,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::auth::{DaemonTokens, PreviewKeyRings, SharedSecret, install_crypto, random_secret};
 use crate::clock::{SystemClock, SystemIds};
-use crate::config::{Config, DatabaseConfig, ObjectsConfig};
+use crate::config::{BypassConfig, Config, DatabaseConfig, ObjectsConfig};
 use crate::containers::Containers;
 use crate::containers::events::watch_events;
 use crate::containers::idle::stop_idle;
-use crate::coordination::{EmbeddedCoordination, RedisCoordination};
+use crate::coordination::{EmbeddedCoordination, RedisBypass, RedisCoordination};
 use crate::data_dir::make_folder;
 use crate::evidence::ObjectEvidence;
 use crate::http::{AppState, configure};
@@ -255,15 +255,18 @@ impl Application {
     }
 
     /// The same, with what previews reach the world by.
-    pub async fn with_parts(config: &Config, deps: Deps, parts: PreviewParts) -> Result<Self, StartError> {
+    pub async fn with_parts(config: &Config, mut deps: Deps, parts: PreviewParts) -> Result<Self, StartError> {
         install_crypto();
+        if let Some(settings) = &config.bypass {
+            bypass(&mut deps, settings)?;
+        }
         // A taken port is found before anything is started.
         let listener = listen(config)?;
         let tokens = daemon_tokens(&deps).await?;
         let options = RegistryOptions { threads: config.runs.threads, idle_after: config.runs.actor_idle };
         // Actors first: the workers of the HTTP server get finished handles.
         let runs = Runs::start(deps.clone(), options);
-        let keys = PreviewKeyRings::new(Arc::clone(&deps.coordination), Arc::clone(&deps.clock), Arc::clone(&deps.ids));
+        let keys = PreviewKeyRings::new(deps.before_user(), Arc::clone(&deps.clock), Arc::clone(&deps.ids));
         // Without keys, or with clocks too far apart, the server starts: runs go on, previews are refused with a reason.
         if let Err(error) = keys.prepare().await {
             tracing::warn!(%error, "preview keys are not ready; previews are refused until they are");
@@ -415,6 +418,15 @@ impl Application {
         });
         background
     }
+}
+
+/// Puts the operator's bypass before the coordination store.
+fn bypass(deps: &mut Deps, settings: &BypassConfig) -> Result<(), StartError> {
+    settings.check(deps.clock.now()).map_err(|error| StartError::Setting(error.to_string()))?;
+    let bypass = RedisBypass::new(Arc::clone(&deps.coordination), Arc::clone(&deps.clock), settings.clone());
+    deps.coordination = bypass.closed();
+    deps.bypass = Some(Arc::new(bypass));
+    Ok(())
 }
 
 /// What is proxied and does not end by itself is cut a little earlier than everything else, so that the connections can

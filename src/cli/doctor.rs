@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::{EXIT_USAGE, Settings};
 use crate::auth::install_crypto;
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{BypassConfig, Config};
 use crate::coordination::RedisCoordination;
 use crate::lifecycle::{StartError, open_coordination, open_docker, open_objects, open_store};
 
@@ -72,6 +72,9 @@ pub(super) fn run(settings: &Settings) -> Result<ExitCode, anyhow::Error> {
                 report("redis memory", finding);
             }
         }
+        if let Some(settings) = &config.bypass {
+            report("bypass", bypass(settings));
+        }
         report("objects", within(objects(&config)).await);
         report("git", within(git()).await);
         report("docker", within(docker(&config)).await);
@@ -125,6 +128,19 @@ async fn coordination(config: &Config) -> Finding {
             }
         }
         Err(error) => Finding::Bad(format!("{error}; check REDIS_URL")),
+    }
+}
+
+/// The emergency bypass is never a matter of course.
+fn bypass(settings: &BypassConfig) -> Finding {
+    match settings.check(SystemClock.now()) {
+        Ok(()) => Finding::Warning(format!(
+            "PREVIEW_BYPASS_UNTIL: while Redis is away, {} named users are let in without it until {}; take it away when \
+             it is not needed any more",
+            settings.users.len(),
+            settings.until
+        )),
+        Err(error) => Finding::Bad(error.to_string()),
     }
 }
 

@@ -2,6 +2,7 @@
 //! start into typed sections (contract section 13).
 
 mod access;
+mod bypass;
 mod containers;
 mod daytona;
 mod error;
@@ -11,6 +12,7 @@ mod sections;
 mod settings;
 
 pub use access::AccessConfig;
+pub use bypass::{BYPASS_AHEAD_MAX_MS, BypassConfig};
 pub use containers::{ContainerBounds, ContainersConfig};
 pub use error::ConfigError;
 pub use previews::PreviewsConfig;

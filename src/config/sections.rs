@@ -14,7 +14,7 @@ use crate::telemetry::LogFormat;
 
 use super::daytona::daytona;
 use super::secrets::read_or_generate;
-use super::{AccessConfig, ConfigError, ContainersConfig, PreviewsConfig, RawSettings};
+use super::{AccessConfig, BypassConfig, ConfigError, ContainersConfig, PreviewsConfig, RawSettings};
 
 /// Shortest shared secret: what is shorter can be guessed.
 const SECRET_MIN_BYTES: usize = 16;
@@ -32,6 +32,8 @@ pub struct Config {
     pub migrate_on_start: bool,
     /// Redis; embedded where there is none.
     pub redis_url: Option<SecretString>,
+    /// Who is let in while Redis is away; nobody unless it is asked for.
+    pub bypass: Option<BypassConfig>,
     /// Objects.
     pub objects: ObjectsConfig,
     /// Shared secrets.
@@ -192,6 +194,7 @@ impl Config {
                 _ => return Err(raw.invalid("MIGRATE_ON_START", "`on` or `off`")),
             },
             redis_url: redis(raw)?,
+            bypass: BypassConfig::from_raw(raw)?,
             objects: objects(raw, &data_dir)?,
             secrets,
             sandbox: sandbox(raw)?,

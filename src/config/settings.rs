@@ -94,6 +94,17 @@ pub const SETTINGS: &[Setting] = &[
         "Who may frame previews that are opened in a frame, as CSP writes it: origins separated by spaces. Pages embed \
          previews where their origin stands here by name; `*` lets them frame only.",
     ),
+    setting(
+        "PREVIEW_BYPASS_UNTIL",
+        "(unset: no bypass)",
+        "Emergency only: until this instant (RFC 3339, at most 4 hours after the start) PREVIEW_BYPASS_USERS are let into \
+         previews while Redis is away. An instant that has passed stops the start.",
+    ),
+    setting(
+        "PREVIEW_BYPASS_USERS",
+        "(unset: no bypass)",
+        "Emergency only: 1 to 100 user ids, separated by commas; required with PREVIEW_BYPASS_UNTIL, and no pattern.",
+    ),
     setting("PREVIEW_ENVIRONMENT", "development", "Names this installation in the keys of shared caches."),
     setting(
         "TRUSTED_PROXIES",

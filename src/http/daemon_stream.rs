@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use super::auth::Daemon;
 use super::daemon_events::parse_bound;
+use super::socket::{is_too_large, upgrade};
 use super::{ApiError, AppState};
 use crate::auth::DaemonClaims;
 
@@ -52,10 +53,8 @@ pub(super) async fn open(
 ) -> Result<HttpResponse, ApiError> {
     let claims = daemon.0;
     let last_accepted_seq = state.runs.last_accepted_seq(claims.run_id).await?;
-    let (response, session, frames) = actix_ws::handle(&request, payload)
-        .map_err(|error| ApiError::invalid(format!("this is no WebSocket handshake: {error}")))?;
-    let frames =
-        frames.max_frame_size(ENVELOPE_MAX_BYTES).aggregate_continuations().max_continuation_size(ENVELOPE_MAX_BYTES);
+    let (response, session, frames) = upgrade(&request, payload, ENVELOPE_MAX_BYTES).await?;
+    let frames = frames.aggregate_continuations().max_continuation_size(ENVELOPE_MAX_BYTES);
     let hello = HelloFrame { run_id: claims.run_id, last_accepted_seq, payload_version: PAYLOAD_VERSION };
     // Written with escapes: the value comes from outside.
     let version = request.headers().get(HEADER_DAEMON_VERSION).and_then(|version| version.to_str().ok());
@@ -98,18 +97,6 @@ impl Named {
         let is_number =
             |text: &str| text.len() <= EVENT_ID_MAX_BYTES && serde_json::from_str::<NumberText>(text).is_ok();
         Self { event_id: named.event_id.filter(is_text), seq: named.seq.filter(|raw| is_number(raw.get())) }
-    }
-}
-
-/// What the library says of a message whose fragments are too large together: it has no kind of its own for that.
-const FRAGMENTS_TOO_LARGE: &str = "Exceeded maximum continuation size";
-
-/// Whether a message is larger than an envelope may be, in one frame or in several.
-fn is_too_large(error: &ProtocolError) -> bool {
-    match error {
-        ProtocolError::Overflow => true,
-        ProtocolError::Io(error) => error.to_string() == FRAGMENTS_TOO_LARGE,
-        _ => false,
     }
 }
 

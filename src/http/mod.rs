@@ -18,6 +18,7 @@ mod quarantine;
 mod reader_json;
 mod routes;
 mod runs;
+mod socket;
 mod state;
 
 pub use error::{ApiError, status_of};

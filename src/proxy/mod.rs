@@ -40,3 +40,4 @@ pub use services::PreviewServices;
 pub use slot::Slot;
 pub use stopping::Stopping;
 pub use watched::{BodyEnded, Limit};
+pub(crate) use websocket_frames::Frames;

@@ -242,7 +242,7 @@ async fn admit(
     slot: Uuid,
 ) -> Result<Held, ApiError> {
     let session = &open.record;
-    let deps = &services.deps;
+    let deps = &services.deps.for_session(session, Some("proxy"), Some(slot));
     let ip = client_ip(request, &services.settings.trusted_proxies)
         .ok_or_else(|| ApiError::invalid("the connection has no address"))?;
     let windows = open.windows(&deps.options, ip.address);

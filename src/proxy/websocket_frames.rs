@@ -11,17 +11,18 @@ const CLOSE_REASON: &str = "the server is shutting down";
 
 /// Follows the frames of one direction. Whatever the bytes are, none is held back or changed.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
+pub struct Frames {
     head: [u8; HEAD_MAX_BYTES],
     had: usize,
     /// Bytes of the frame's payload that are still to come.
     left: u64,
+    largest: u64,
     closed: bool,
 }
 
 impl Frames {
     /// These bytes pass.
-    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
+    pub fn pass(&mut self, mut bytes: &[u8]) {
         while let Some((first, rest)) = bytes.split_first() {
             if self.left > 0 {
                 let here = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
@@ -35,9 +36,15 @@ impl Frames {
             if let Some(length) = self.payload_length() {
                 self.closed |= self.head[0] & 0x0f == OPCODE_CLOSE;
                 self.left = length;
+                self.largest = self.largest.max(length);
                 self.had = 0;
             }
         }
+    }
+
+    /// Bytes of payload that the largest frame so far has announced.
+    pub const fn largest(&self) -> u64 {
+        self.largest
     }
 
     /// Once the head is there.

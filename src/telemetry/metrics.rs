@@ -47,6 +47,8 @@ fn describe() {
     describe_counter!("runwarden.preview_sessions", "Moves of preview sessions, by the state that they led to");
     describe_counter!("runwarden.preview_probes", "Probes that browsers have finished, by what they were told");
     describe_counter!("runwarden.preview_without_credential", "Proxied requests without any cookie of a preview");
+    describe_counter!("runwarden.preview_bypass_uses", "Requests let in past Redis by the emergency bypass, by route");
+    describe_gauge!("runwarden.preview_bypass_active", "1 while the emergency bypass stands in for Redis");
     describe_counter!("runwarden.container_idle", "Idle containers, by what was done");
     describe_histogram!(METRIC_PREVIEW_READY_LATENCY, "Milliseconds until a preview was up, by provider");
     describe_gauge!("runwarden.live_runs", "Run actors in this process");

@@ -233,3 +233,18 @@ async fn files_are_read_only_where_they_lie_inside() {
     }
     assert!(read(".terragon/preview.json", 1).await.unwrap_err().to_string().contains("more than 1 bytes"));
 }
+
+/// A worker of the HTTP server has a runtime of its own, which ends before the server where it has nothing to do.
+#[tokio::test]
+async fn a_command_outlives_the_runtime_that_asked_for_it() {
+    let world = std::sync::Arc::new(World::new());
+    let asking = std::sync::Arc::clone(&world);
+    let asked = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(asking.start(1, "echo up; sleep 1; echo still > there; exec sleep 30"))
+    });
+    tokio::task::spawn_blocking(|| asked.join().unwrap()).await.unwrap().unwrap();
+    assert_eq!(world.written("there").await, "still");
+    let report = world.report(1).await;
+    assert_eq!((report.state, report.output_tail.trim()), (CommandState::Running, "up"));
+}

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use runwarden::clock::SystemClock;
+use runwarden_actors::ports::Clock as _;
 use runwarden_actors::run::{Deps, SweepOptions, sweep_once};
 use runwarden_actors::testing::{TestClock, TestCoordination};
 use serde_json::json;
@@ -112,6 +114,26 @@ fn a_taken_port_is_an_error_with_advice_and_no_panic() {
     let (code, said) = program(&["serve"], &[("PORT", &port), ("DATA_DIR", folder.path().to_str().unwrap())]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("set HOST and PORT to a free address") && !said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_bypass_that_is_over_or_too_long_stops_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = SystemClock.now();
+    for until in [now.plus_millis(-1_000), now.plus_millis(4 * 3_600_000 + 60_000)] {
+        let until = until.to_rfc3339();
+        let settings = [
+            ("PORT", "0"),
+            ("DATA_DIR", folder.path().to_str().unwrap()),
+            ("REDIS_URL", "redis://127.0.0.1:1/"),
+            ("PREVIEW_BYPASS_USERS", "u-1"),
+            ("PREVIEW_BYPASS_UNTIL", until.as_str()),
+        ];
+        let (code, said) = program(&["serve"], &settings);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("PREVIEW_BYPASS_UNTIL is `") && said.contains("at most 4 hours ahead"), "{said}");
+        assert!(!said.contains("is configured"), "{said}");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod access_lost;
 mod addresses;
 mod audit;
 mod bodies;
+mod bypass;
 mod enter;
 mod framing;
 mod headers;

@@ -2,6 +2,7 @@
 //! fake that tests need.
 
 mod access;
+mod bypass;
 mod clock;
 mod coordination;
 mod evidence;
@@ -13,6 +14,7 @@ pub mod store;
 mod upstream_probe;
 
 pub use access::{AccessQuestion, AccessSourceError, RepoAccess};
+pub use bypass::{Bypass, BypassUse};
 pub use clock::{Clock, IdSource};
 pub use coordination::{
     AccessCache, Admission, Admitted, Coordination, CoordinationError, KeyRing, Lease, Leases, LimitDecision,

@@ -1,13 +1,16 @@
 //! The ports that previews work with, handed around together.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use uuid::Uuid;
 
 use crate::contract::{PinningMode, PreviewSessionId, Timestamp};
-use crate::ports::{Names, RepoAccess, UpstreamProbe};
+use crate::ports::store::PreviewSession;
+use crate::ports::{BypassUse, Names, RepoAccess, UpstreamProbe};
 use crate::run::Deps;
 
 use super::limits::PreviewLimits;
@@ -71,4 +74,24 @@ pub struct PreviewDeps {
     pub signer: Arc<dyn OriginSigner>,
     /// Settings.
     pub options: Arc<PreviewOptions>,
+}
+
+impl PreviewDeps {
+    /// The same for a request of the session's user; see [`Deps::for_user`].
+    pub fn for_session(
+        &self,
+        session: &PreviewSession,
+        route: Option<&'static str>,
+        proxy_req_id: Option<Uuid>,
+    ) -> Cow<'_, Self> {
+        self.for_user(BypassUse { user: &session.user_id, session: Some(session.id), route, proxy_req_id })
+    }
+
+    /// The same for a user's request; see [`Deps::for_user`].
+    pub fn for_user(&self, of: BypassUse<'_>) -> Cow<'_, Self> {
+        match self.run.for_user(of) {
+            Cow::Owned(run) => Cow::Owned(Self { run, ..self.clone() }),
+            Cow::Borrowed(_) => Cow::Borrowed(self),
+        }
+    }
 }

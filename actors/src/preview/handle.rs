@@ -131,9 +131,14 @@ impl Previews {
     /// Cuts everything that is under way here and closes no session: nobody has been able to say for too long whether
     /// sessions were taken back, or this server ends.
     pub fn let_go(&self) {
+        self.let_go_unless(|_| false);
+    }
+
+    /// The same, but for sessions for which somebody else vouches.
+    pub(super) fn let_go_unless(&self, vouched: impl Fn(&OpenSession) -> bool) {
         for (_, handle, _) in self.roster.all() {
             // Idle ones too: whoever asks for one again reads its row anew.
-            if handle.shown().is_some() {
+            if handle.shown().is_some_and(|session| !vouched(&session)) {
                 *handle.cell.write().unwrap_or_else(PoisonError::into_inner) = None;
                 actix_rt_send(handle.addr, GoneBlind);
             }

@@ -1,8 +1,9 @@
 //! The ports that everything about runs works with, handed around together.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::ports::{Clock, Coordination, EvidenceStore, IdSource, Observer, Sandbox, Store};
+use crate::ports::{Bypass, BypassUse, Clock, Coordination, EvidenceStore, IdSource, Observer, Sandbox, Store};
 
 use super::effects::EffectNudge;
 use super::feed::Feeds;
@@ -14,6 +15,8 @@ pub struct Deps {
     pub store: Arc<dyn Store>,
     /// Leases and limits.
     pub coordination: Arc<dyn Coordination>,
+    /// What stands in for it in an emergency, for some users; an operator has to ask for it.
+    pub bypass: Option<Arc<dyn Bypass>>,
     /// Objects.
     pub evidence: Arc<dyn EvidenceStore>,
     /// Sandboxes.
@@ -44,6 +47,20 @@ impl Deps {
         observer: Arc<dyn Observer>,
     ) -> Self {
         let feeds = Feeds::new(Arc::clone(&store));
-        Self { store, coordination, evidence, sandbox, clock, ids, observer, feeds, effects: EffectNudge::default() }
+        let (bypass, effects) = (None, EffectNudge::default());
+        Self { store, coordination, bypass, evidence, sandbox, clock, ids, observer, feeds, effects }
+    }
+
+    /// The ports for a user's request: the same ones, unless an operator's bypass names the user.
+    pub fn for_user(&self, of: BypassUse<'_>) -> Cow<'_, Self> {
+        match self.bypass.as_ref().and_then(|bypass| bypass.for_user(of)) {
+            Some(coordination) => Cow::Owned(Self { coordination, ..self.clone() }),
+            None => Cow::Borrowed(self),
+        }
+    }
+
+    /// What has to be asked before anybody can say whose request it is; see [`Bypass::before_user`].
+    pub fn before_user(&self) -> Arc<dyn Coordination> {
+        self.bypass.as_ref().map_or_else(|| Arc::clone(&self.coordination), |bypass| bypass.before_user())
     }
 }

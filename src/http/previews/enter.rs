@@ -21,7 +21,7 @@ use super::super::error_page::escaped;
 use super::super::{ApiError, ERROR_PAGE_STYLE};
 use super::exchange::{checked_by_cookie, exchange_for};
 use super::hosts::OWN_PREFIX;
-use super::{base_path, count, ip_of, open_session};
+use super::{base_path, count_stranger, ip_of, open_session, require_vouched};
 use crate::auth::cookies::CookieScope;
 use crate::proxy::path::check_path;
 use crate::proxy::{PreviewServices, check_cookie};
@@ -82,9 +82,10 @@ async fn seen(
     id: PreviewSessionId,
 ) -> Result<HttpResponse, ApiError> {
     let ip = ip_of(services, request)?;
-    count(services, &services.deps.options.limits.proxy(id, &ip)).await?;
+    count_stranger(services, &services.deps.options.limits.proxy(id, &ip)).await?;
     let open = open_session(services, id).await?;
     check_cookie(services, request, CookieScope::Path(id), &open).await?;
+    require_vouched(services, &open.record.user_id)?;
     Ok(HttpResponse::Ok()
         .content_type("image/svg+xml")
         .insert_header((header::CACHE_CONTROL, "no-store"))
@@ -105,8 +106,8 @@ async fn enter(
     let path = field("path").unwrap_or_else(|| "/".to_owned());
     app_path(&path)?;
     let ip = ip_of(services, request)?;
-    count(services, &services.deps.options.limits.proxy(id, &ip)).await?;
-    let open = checked_by_cookie(services, request, id, CookieScope::Path(id)).await?;
+    count_stranger(services, &services.deps.options.limits.proxy(id, &ip)).await?;
+    let open = checked_by_cookie(services, request, id, CookieScope::Path(id), "enter").await?;
     let base = base_path(id);
     if !services.settings.path_sandbox {
         let mut builder = HttpResponse::SeeOther();

@@ -15,7 +15,7 @@ use super::super::body::read_body;
 use super::super::{ApiError, AppState};
 use super::browser::{allow_page, readable};
 use super::form::{exchange_form, is_form};
-use super::{base_path, count, ip_of, open_session, require_access, session_id};
+use super::{base_path, count, count_stranger, ip_of, open_session, require_access, session_id};
 use crate::auth::cookies::{CookieScope, session_cookies};
 use crate::auth::{Bound as _, single_use_ms};
 use crate::proxy::{PreviewServices, check_cookie};
@@ -76,17 +76,18 @@ pub(super) async fn exchange_for(
 ) -> Result<Exchanged, ApiError> {
     let limits = &services.deps.options.limits;
     let ip = ip_of(services, request)?;
-    count(services, &limits.exchange_ip(&ip)).await?;
+    count_stranger(services, &limits.exchange_ip(&ip)).await?;
     let claims = services.tokens.verify_exchange(token).await?;
     let open = open_session(services, id).await?;
     let session = &open.record;
+    let deps = &services.deps.for_session(session, Some("exchange"), None);
     let checked = async {
         claims.check_binding(&session.binding())?;
-        count(services, &limits.exchange_user(&session.user_id)).await?;
-        require_access(services, session).await?;
+        count(deps, &limits.exchange_user(&session.user_id)).await?;
+        require_access(services, deps, session).await?;
         // Last, so that a refusal for another reason does not use the token up.
         let marks = claims.marks();
-        if !services.deps.run.coordination.use_once(&marks, single_use_ms(KeyNamespace::Exchange)).await? {
+        if !deps.run.coordination.use_once(&marks, single_use_ms(KeyNamespace::Exchange)).await? {
             return Err(ApiError::new(ErrorCode::TokenReplay, "the exchange token was used already; ask for another"));
         }
         Ok(())
@@ -97,7 +98,7 @@ pub(super) async fn exchange_for(
         }
     })?;
     // Every server knows the version before a cookie carries it.
-    announce_session(&services.deps.run, id).await?.ok_or_else(|| ApiError::not_found("preview session"))?;
+    announce_session(&deps.run, id).await?.ok_or_else(|| ApiError::not_found("preview session"))?;
     let now = services.deps.run.clock.now();
     let cookie =
         services.tokens.mint_cookie(&session.binding(), session.revocation_version, session.expires_at).await?;
@@ -227,30 +228,35 @@ pub(super) async fn another_subscription_token(
 ) -> Result<HttpResponse, ApiError> {
     let limits = &services.deps.options.limits;
     let ip = ip_of(services, request)?;
-    count(services, &limits.exchange_ip(&ip)).await?;
-    let open = checked_by_cookie(services, request, id, scope).await?;
+    count_stranger(services, &limits.exchange_ip(&ip)).await?;
+    let open = checked_by_cookie(services, request, id, scope, "subscription_token").await?;
     let session = &open.record;
-    count(services, &limits.exchange_user(&session.user_id)).await?;
+    // Its use was noted by the checks before.
+    let deps = services.deps.for_session(session, None, None);
+    count(&deps, &limits.exchange_user(&session.user_id)).await?;
     let subscription_token = services.tokens.mint_broadcast(&session.binding(), session.expires_at).await?;
     let mut builder = HttpResponse::Ok();
     allow_page(services, request, &mut builder);
     Ok(builder.json(SubscriptionTokenBody { subscription_token, channel: channel(id) }))
 }
 
-/// The open session of whoever comes with its cookie, while neither session nor access was withdrawn.
+/// The open session of whoever comes with its cookie, while neither session nor access was withdrawn. `route` names what
+/// is asked for.
 pub(super) async fn checked_by_cookie(
     services: &PreviewServices,
     request: &HttpRequest,
     id: PreviewSessionId,
     scope: CookieScope,
+    route: &'static str,
 ) -> Result<Arc<OpenSession>, ApiError> {
     let open = open_session(services, id).await?;
     let session = &open.record;
     let version = check_cookie(services, request, scope, &open).await?;
-    let known = services.deps.run.coordination.revocations(&[id]).await?;
+    let deps = services.deps.for_session(session, Some(route), None);
+    let known = deps.run.coordination.revocations(&[id]).await?;
     if known.first().copied().flatten().is_some_and(|current| current > version) {
         return Err(ApiError::new(ErrorCode::Revoked, "the preview session was revoked"));
     }
-    require_access(services, session).await?;
+    require_access(services, &deps, session).await?;
     Ok(open)
 }

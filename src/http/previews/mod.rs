@@ -17,10 +17,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use actix_web::HttpRequest;
-use runwarden_actors::contract::{InvalidId, PreviewSessionId};
+use runwarden_actors::contract::{InvalidId, PreviewSessionId, UserId};
 use runwarden_actors::ports::store::PreviewSession;
 use runwarden_actors::ports::{AccessQuestion, LimitDecision, LimitWindow};
-use runwarden_actors::preview::{OpenSession, may_see};
+use runwarden_actors::preview::{OpenSession, PreviewDeps, may_see};
 
 use super::ApiError;
 use crate::auth::client_ip;
@@ -44,13 +44,33 @@ fn ip_of(services: &PreviewServices, request: &HttpRequest) -> Result<IpAddr, Ap
     Ok(ip.address)
 }
 
-/// Counts one use in every window, or refuses.
-async fn count(services: &PreviewServices, windows: &[LimitWindow]) -> Result<(), ApiError> {
-    match services.deps.run.coordination.count_all(windows).await? {
+/// Counts one use in every window, or refuses. For a user's windows `deps` are those for the user.
+async fn count(deps: &PreviewDeps, windows: &[LimitWindow]) -> Result<(), ApiError> {
+    counted(deps, deps.run.coordination.count_all(windows).await?)
+}
+
+/// The same before anybody can say whose request it is.
+async fn count_stranger(services: &PreviewServices, windows: &[LimitWindow]) -> Result<(), ApiError> {
+    counted(&services.deps, services.deps.run.before_user().count_all(windows).await?)
+}
+
+fn counted(deps: &PreviewDeps, decision: LimitDecision) -> Result<(), ApiError> {
+    match decision {
         LimitDecision::Allowed => Ok(()),
         LimitDecision::Limited { limiter, retry_after_ms } => {
-            Err(ApiError::rate_limited(limiter, retry_after_ms, services.deps.run.clock.now()))
+            Err(ApiError::rate_limited(limiter, retry_after_ms, deps.run.clock.now()))
         }
+    }
+}
+
+/// What strangers were counted for may have been counted past the coordination store: then it goes on only for whom
+/// the operator's bypass covers. For routes that ask the store nothing else.
+fn require_vouched(services: &PreviewServices, user: &UserId) -> Result<(), ApiError> {
+    match &services.deps.run.bypass {
+        Some(bypass) if bypass.is_away() && !bypass.covers(user) => {
+            Err(ApiError::cache_unavailable(&"the emergency bypass does not cover the user"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -61,11 +81,15 @@ async fn open_session(services: &PreviewServices, id: PreviewSessionId) -> Resul
     Ok(open)
 }
 
-/// The session's user may still see the repository.
-async fn require_access(services: &PreviewServices, session: &PreviewSession) -> Result<(), ApiError> {
+/// The session's user may still see the repository. `deps` are those for the session.
+async fn require_access(
+    services: &PreviewServices,
+    deps: &PreviewDeps,
+    session: &PreviewSession,
+) -> Result<(), ApiError> {
     let owner = services.run_owner(session).await?;
     let question = AccessQuestion { user_id: &session.user_id, repo_full_name: &session.repo_full_name, owner: &owner };
-    if may_see(&services.deps, question).await? {
+    if may_see(deps, question).await? {
         return Ok(());
     }
     Err(ApiError::new(

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{ApiError, AppState};
 use super::browser::{allow_page, readable};
-use super::{count, ip_of, session_id};
+use super::{count_stranger, ip_of, require_vouched, session_id};
 use crate::auth::cookies::{CookieScope, probe_cookie, probe_values};
 use crate::proxy::{PreviewServices, Routing};
 
@@ -94,12 +94,13 @@ pub(super) async fn probe_for(
     back: &str,
 ) -> Result<HttpResponse, ApiError> {
     let ip = ip_of(services, request)?;
-    count(services, &services.deps.options.limits.exchange_ip(&ip)).await?;
+    count_stranger(services, &services.deps.options.limits.exchange_ip(&ip)).await?;
     let mut builder = HttpResponse::Ok();
     allow_page(services, request, &mut builder);
     let result = match services.open(id).await {
         Ok(open) => {
             services.require_live(&open.record.user_id, &open.record.repo_full_name).await?;
+            require_vouched(services, &open.record.user_id)?;
             let needs = open.record.config.as_ref().is_some_and(|config| config.requires_websocket);
             if needs && !services.websocket_on(routing) {
                 ProbeResult::WsRequired

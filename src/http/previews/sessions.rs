@@ -9,6 +9,7 @@ use runwarden_actors::contract::{
     AccessInvalidation, ErrorCode, OpenMode, PreviewErrorCode, PreviewSessionId, PreviewSessionState, RunId,
     ThreadChatId, ThreadId, Timestamp, UnsupportedReason, UserId,
 };
+use runwarden_actors::ports::BypassUse;
 use runwarden_actors::ports::store::{PreviewSession, RevocationScope};
 use runwarden_actors::preview::{StartError, StartPreview, begin, bring_up, revoke};
 use schemars::JsonSchema;
@@ -18,7 +19,7 @@ use tokio::time::timeout;
 use super::super::auth::InternalCaller;
 use super::super::body::ApiJson;
 use super::super::{ApiError, AppState};
-use super::{base_path, count, ip_of, open_session, session_id};
+use super::{base_path, count, ip_of, open_session, require_vouched, session_id};
 use crate::proxy::PreviewServices;
 
 /// What a host application asks for.
@@ -142,7 +143,9 @@ pub(in crate::http) async fn start(
         Some(said) => said,
         None => ip_of(&services, &request)?,
     };
-    count(&services, &services.deps.options.limits.start(&body.user_id, &ip)).await?;
+    let of = BypassUse { user: &body.user_id, session: None, route: Some("start"), proxy_req_id: None };
+    let deps = services.deps.for_user(of).into_owned();
+    count(&deps, &deps.options.limits.start(&body.user_id, &ip)).await?;
     let asked = StartPreview {
         thread_id: body.thread_id,
         thread_chat_id: body.thread_chat_id,
@@ -150,10 +153,9 @@ pub(in crate::http) async fn start(
         user_id: body.user_id,
         open_mode: body.open_mode,
     };
-    let session = begin(&services.deps, &asked).await?;
+    let session = begin(&deps, &asked).await?;
     let id = session.id;
     // A task of its own: a caller that hangs up, or the end of the wait, must not leave it half-way.
-    let deps = services.deps.clone();
     let bringing_up = tokio::spawn(async move {
         let brought = bring_up(&deps, session, asked.open_mode).await;
         if let Err(error) = &brought {
@@ -227,6 +229,7 @@ pub(in crate::http) async fn exchange_token(
     let services = &state.previews;
     let open = open_session(services, session_id(&id)?).await?;
     let session = &open.record;
+    require_vouched(services, &session.user_id)?;
     let exchange_token = services.tokens.mint_exchange(&session.binding(), session.expires_at).await?;
     Ok(HttpResponse::Ok().json(ExchangeTokenBody { exchange_token }))
 }

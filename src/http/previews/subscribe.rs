@@ -17,9 +17,10 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::super::socket::upgrade;
 use super::super::{ApiError, AppState};
 use super::exchange::channel;
-use super::{count, ip_of, open_session, require_access, session_id};
+use super::{count_stranger, ip_of, open_session, require_access, session_id};
 use crate::auth::{Bound as _, single_use_ms};
 use crate::proxy::PreviewServices;
 
@@ -82,19 +83,19 @@ pub(in crate::http) async fn subscribe(
     let services = state.previews.clone();
     let id = session_id(&id)?;
     let ip = ip_of(&services, &request)?;
-    count(&services, &services.deps.options.limits.exchange_ip(&ip)).await?;
+    count_stranger(&services, &services.deps.options.limits.exchange_ip(&ip)).await?;
     let token = offered_token(request.headers()).ok_or_else(|| {
         ApiError::without_credential(format!("offer the protocols `{PROTOCOL}` and `{TOKEN_PREFIX}` with the token"))
     })?;
     let claims = services.tokens.verify_broadcast(token).await?;
     let open = open_session(&services, id).await?;
+    let deps = services.deps.for_session(&open.record, Some("subscription"), None).into_owned();
     let checked = async {
         claims.check_binding(&open.record.binding())?;
-        require_access(&services, &open.record).await?;
+        require_access(&services, &deps, &open.record).await?;
         // Before the token is used up: a handshake that fails leaves it good. Dropped, it has done nothing.
-        let upgrade = actix_ws::handle(&request, payload)
-            .map_err(|error| ApiError::invalid(format!("this is no WebSocket handshake: {error}")))?;
-        if !services.deps.run.coordination.use_once(&claims.marks(), single_use_ms(KeyNamespace::Broadcast)).await? {
+        let upgrade = upgrade(&request, payload, FRAME_MAX_BYTES).await?;
+        if !deps.run.coordination.use_once(&claims.marks(), single_use_ms(KeyNamespace::Broadcast)).await? {
             return Err(ApiError::new(
                 ErrorCode::TokenReplay,
                 "the subscription token was used already; ask for another",
@@ -110,7 +111,7 @@ pub(in crate::http) async fn subscribe(
     response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     let subscription =
         Subscription { services, id, binding: claims.binding.clone(), open, session, shutdown: state.shutdown.clone() };
-    actix_web::rt::spawn(subscription.serve(frames.max_frame_size(FRAME_MAX_BYTES)));
+    actix_web::rt::spawn(subscription.serve(frames));
     Ok(response)
 }
 
@@ -226,7 +227,8 @@ impl Subscription {
         if open.record.binding() != self.binding {
             return Err(over(SecurityReason::BindingMismatch, REVOKED));
         }
-        match require_access(&self.services, &open.record).await {
+        let deps = self.services.deps.for_session(&open.record, None, None);
+        match require_access(&self.services, &deps, &open.record).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 let reason = error.security_reason().unwrap_or(SecurityReason::CacheUnavailable);

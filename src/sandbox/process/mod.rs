@@ -46,7 +46,7 @@ impl ProcessSandbox {
         }
         let canonical = root.canonicalize().map_err(|error| wrong(error.to_string()))?;
         if canonical.is_dir() {
-            Ok(Self { root: canonical, commands: Commands::default() })
+            Ok(Self { root: canonical, commands: Commands::new() })
         } else {
             Err(wrong("it is no folder".to_owned()))
         }

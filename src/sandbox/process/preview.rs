@@ -13,6 +13,7 @@ use runwarden_actors::ports::{CommandReport, CommandState, PreviewCommand, Sandb
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -29,9 +30,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const DRAIN_WITHIN: Duration = Duration::from_millis(500);
 
 /// The commands by port: a port of this host belongs to one command, whichever sandbox it is in.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Commands {
     by_port: tokio::sync::Mutex<HashMap<u16, Running>>,
+    runtime: Option<Handle>,
 }
 
 #[derive(Debug)]
@@ -70,6 +72,11 @@ impl Shared {
 }
 
 impl Commands {
+    /// None runs yet. What will run lives in the current runtime, if there is one.
+    pub(super) fn new() -> Self {
+        Self { by_port: tokio::sync::Mutex::default(), runtime: Handle::try_current().ok() }
+    }
+
     /// Starts it in `folder`, unless it runs already; whatever else had the port is ended first.
     pub(super) async fn start(
         &self,
@@ -95,7 +102,7 @@ impl Commands {
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() {
             return Err(SandboxError::CommandFailed(format!("port {port} of this host is taken or not allowed")));
         }
-        by_port.insert(port, Running::spawn(sandbox, folder, command)?);
+        by_port.insert(port, self.spawn(sandbox, folder, command)?);
         Ok(())
     }
 
@@ -129,8 +136,11 @@ impl Commands {
     }
 }
 
-impl Running {
-    fn spawn(sandbox: &CodesandboxId, folder: &Path, command: &PreviewCommand) -> Result<Self, SandboxError> {
+impl Commands {
+    /// Its tasks live in the runtime that the adapter was made in: the one of the worker that was asked to start it may
+    /// end long before the server does, and would take the command with it.
+    fn spawn(&self, sandbox: &CodesandboxId, folder: &Path, command: &PreviewCommand) -> Result<Running, SandboxError> {
+        let _within = self.runtime.as_ref().map(Handle::enter);
         let mut child = shell(folder, command)
             .spawn()
             .map_err(|error| SandboxError::CommandFailed(format!("the command could not be started: {error}")))?;
@@ -155,9 +165,11 @@ impl Running {
             seen.state.send_replace(CommandState::Exited { exit_code });
         })
         .abort_handle();
-        Ok(Self { sandbox: sandbox.clone(), run_id: command.run_id, shared, stop, watcher })
+        Ok(Running { sandbox: sandbox.clone(), run_id: command.run_id, shared, stop, watcher })
     }
+}
 
+impl Running {
     /// TERM, and KILL after the grace; returns once it is gone, or when that takes oddly long.
     async fn end(&mut self) {
         self.stop.send_replace(true);
