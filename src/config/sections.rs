@@ -1,5 +1,6 @@
 //! The typed settings, checked.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -172,6 +173,11 @@ impl LogConfig {
 }
 
 impl Config {
+    /// Whether database or coordination store are in `data_dir`: then one server alone may work there.
+    pub const fn is_embedded(&self) -> bool {
+        matches!(self.database, DatabaseConfig::Sqlite(_)) || self.redis_url.is_none()
+    }
+
     /// Checks everything. On the embedded default it makes `DATA_DIR` and the secrets in it.
     pub fn from_raw(raw: &RawSettings) -> Result<Self, ConfigError> {
         let data_dir = PathBuf::from(raw.get("DATA_DIR").unwrap_or("./data"));
@@ -297,8 +303,15 @@ fn secrets(raw: &RawSettings, database: &DatabaseConfig, data_dir: &Path) -> Res
                 Ok(SecretString::from(value.to_owned()))
             }
             Some(_) => Err(raw.invalid(name, "printable ASCII without spaces")),
-            None if embedded => read_or_generate(&folder, file)
-                .map_err(|error| ConfigError::File { file: folder.join(file), message: error.to_string() }),
+            None if embedded => read_or_generate(&folder, file).map_err(|error| match error.kind() {
+                ErrorKind::InvalidData => ConfigError::File { file: folder.join(file), message: error.to_string() },
+                // Set or not: this is the folder that is meant.
+                _ => ConfigError::Invalid {
+                    name: "DATA_DIR",
+                    given: format!("`{}`", data_dir.display()),
+                    expected: format!("a folder that this user may make and write to: {error} (secrets/{file})"),
+                },
+            }),
             None => Err(ConfigError::Missing {
                 name,
                 expected: "with Postgres it must be given, the same on every server".to_owned(),
