@@ -331,7 +331,7 @@ fn secrets(raw: &RawSettings, database: &DatabaseConfig, data_dir: &Path) -> Res
 
 fn sandbox(raw: &RawSettings) -> Result<SandboxConfig, ConfigError> {
     let docker_host = raw.get("DOCKER_HOST").unwrap_or("unix:///var/run/docker.sock").to_owned();
-    if !["unix://", "tcp://", "http://"].iter().any(|scheme| docker_host.starts_with(scheme)) {
+    if !crate::sandbox::is_docker_host(&docker_host) {
         return Err(raw.invalid("DOCKER_HOST", "`unix:///path/to/socket` or `tcp://host:port`"));
     }
     let process_root = match raw.get("PROCESS_SANDBOX_ROOT") {
@@ -395,6 +395,8 @@ mod tests {
             ("REDIS_URL", "http://x", "redis://"),
             ("OBJECT_STORE_URL", "s3://", "s3://bucket"),
             ("DOCKER_HOST", "ssh://x", "unix://"),
+            ("DOCKER_HOST", "http://engine:2375", "`tcp://host:port`"),
+            ("DOCKER_HOST", "unix://", "`unix:///path/to/socket`"),
             ("PROCESS_SANDBOX_ROOT", "/nonexistent-folder", "an existing folder"),
             ("ROLLOUT_PHASE", "gamma", "`beta`"),
             ("LOG_FORMAT", "xml", "`json`"),

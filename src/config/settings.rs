@@ -59,7 +59,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "DOCKER_HOST",
         "unix:///var/run/docker.sock",
-        "Docker engine, `unix://` or `tcp://`; it is asked only about runs bound to it.",
+        "Docker engine, `unix:///path` or `tcp://host:port`, for runs bound to `docker`, and for sessions' containers and their previews.",
     ),
     setting(
         "PROCESS_SANDBOX_ROOT",
