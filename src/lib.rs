@@ -11,6 +11,7 @@ pub mod config;
 pub mod containers;
 pub mod coordination;
 pub mod daemon;
+pub mod data_dir;
 pub mod demo;
 pub mod evidence;
 pub mod http;

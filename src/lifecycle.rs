@@ -28,6 +28,7 @@ use crate::containers::Containers;
 use crate::containers::events::watch_events;
 use crate::containers::idle::stop_idle;
 use crate::coordination::{EmbeddedCoordination, RedisBypass, RedisCoordination};
+use crate::data_dir::make_folder;
 use crate::evidence::ObjectEvidence;
 use crate::http::{AppState, configure};
 use crate::outbound::OutboundClient;
@@ -52,7 +53,7 @@ const LAST_MOMENTS: Duration = Duration::from_secs(2);
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The database.
-    #[error("the database ({kind}) does not open: {error}")]
+    #[error("{}the database ({kind}) does not open: {error}", database_setting(kind, error))]
     Database {
         /// `sqlite` or `postgres`.
         kind: &'static str,
@@ -76,6 +77,19 @@ pub enum StartError {
     /// Keys.
     #[error("the daemon token keys could not be read or made")]
     Keys,
+}
+
+/// What a database that does not open was asked for by. Of `DATABASE_URL` nothing is shown: it may hold a password.
+fn database_setting(kind: &str, error: &StoreError) -> &'static str {
+    match (error, kind) {
+        (StoreError::Unavailable(_), "postgres") => {
+            "DATABASE_URL is (a secret); it must be `postgres://user:password@host:port/database` of a Postgres that \
+             answers: "
+        }
+        (StoreError::Unavailable(_), _) => "DATABASE_URL is not set, and in DATA_DIR ",
+        // It is there and says by itself what is wrong.
+        _ => "",
+    }
 }
 
 /// Why a running server ended by itself.
@@ -171,21 +185,12 @@ pub fn open_docker(config: &Config) -> Result<DockerSandbox, StartError> {
     DockerSandbox::new(&config.sandbox.docker_host).map_err(|error| StartError::Setting(error.to_string()))
 }
 
-fn make_folder(folder: &std::path::Path) -> Result<(), StartError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(|error| StartError::Io { what: format!("folder {}", folder.display()), error })
-}
-
 /// Makes the file for its owner alone, before SQLite would make it for everybody: keys and payloads stand in it.
 fn make_private(file: &std::path::Path) -> Result<(), StartError> {
     use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
     let made = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(file);
     made.and_then(|made| made.set_permissions(std::fs::Permissions::from_mode(0o600)))
-        .map_err(|error| StartError::Io { what: format!("file {}", file.display()), error })
+        .map_err(|error| StartError::Io { what: format!("file {} in DATA_DIR", file.display()), error })
 }
 
 /// A server that is bound and ready to run.

@@ -1,7 +1,7 @@
 //! Whose request it is, by address: one policy for every route (section 5, limits). A header counts only where it is
 //! configured and a trusted proxy has set it; everybody else's is what they would like us to believe.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderMap;
@@ -102,13 +102,21 @@ fn forwarded_for(by_peer: ClientIp, headers: &HeaderMap, trusted: &Networks) -> 
     // From the end: each entry was written by the one after it, so only a trusted one vouches for the next.
     let mut last = by_peer;
     for hop in hops.into_iter().rev().take(HOPS_MAX) {
-        let Ok(address) = hop.parse::<IpAddr>() else { return last };
+        let Some(address) = hop_address(hop) else { return last };
         last = ClientIp { address: address.to_canonical(), source: name };
         if !trusted.contains(last.address) {
             return last;
         }
     }
     last
+}
+
+/// The address of one entry of a list: some proxies write the client's port after it, and version 6 in brackets.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let in_brackets = || bare?.parse::<Ipv6Addr>().ok().map(IpAddr::from);
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    hop.parse().ok().or_else(with_port).or_else(in_brackets)
 }
 
 #[cfg(test)]
@@ -166,8 +174,20 @@ mod tests {
         assert_eq!(read("10.0.0.1", &[("x-forwarded-for", "9.9.9.9, 1.2.3.4, 10.0.0.2")]).0, "1.2.3.4");
         let two_headers = [("x-forwarded-for", "9.9.9.9"), ("x-forwarded-for", "1.2.3.4")];
         assert_eq!(read("10.0.0.1", &two_headers).0, "1.2.3.4");
-        for nonsense in ["nonsense", "1.2.3.4, nonsense", "", "1.2.3.4:80", "0x7f.1"] {
+        let nonsense =
+            ["nonsense", "1.2.3.4, nonsense", "", "1.2.3.4:", "1.2.3.4:65536", "1.2.3.4:x", "[1.2.3.4]", "0x7f.1"];
+        for nonsense in nonsense {
             assert_eq!(read("10.0.0.1", &[("x-forwarded-for", nonsense)]).0, "10.0.0.1", "{nonsense}");
+        }
+        for (hops, client) in [
+            ("9.9.9.9:1, 1.2.3.4:5678", "1.2.3.4"),
+            ("1.2.3.4:5678, 10.0.0.2:80", "1.2.3.4"),
+            ("[2001:db8::1]:5678", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[::ffff:1.2.3.4]:5678", "1.2.3.4"),
+            ("2001:db8::1:5678", "2001:db8::1:5678"),
+        ] {
+            assert_eq!(read("10.0.0.1", &[("x-forwarded-for", hops)]), (client.into(), FORWARDED_FOR), "{hops}");
         }
         assert_eq!(read("10.0.0.1", &[("x-vercel-ip", "nonsense"), ("x-forwarded-for", "1.2.3.4")]).0, "10.0.0.1");
         assert_eq!(read("10.0.0.1", &[("x-vercel-ip", "9.9.9.9"), ("x-vercel-ip", "1.2.3.4")]).0, "10.0.0.1");

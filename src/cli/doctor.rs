@@ -197,7 +197,9 @@ async fn docker(config: &Config) -> Finding {
     };
     match engine.version().await {
         Ok(version) => Finding::Good(format!("engine {version}")),
-        Err(error) => Finding::Optional(format!("{error}; runs bound to docker fall back to the working tree")),
+        Err(error) => Finding::Optional(format!(
+            "{error}; runs bound to docker fall back to the working tree, and there are no containers and none of their previews"
+        )),
     }
 }
 

@@ -17,8 +17,10 @@ use crate::telemetry::{LogFormat, init_logs};
 
 /// Exit code of a wrong setting or argument.
 const EXIT_USAGE: u8 = 2;
+/// The same for `runwarden daemon`, whose other codes may be the agent's own; after sysexits.h.
+const EXIT_DAEMON_USAGE: u8 = 64;
 
-/// Supervises the runs of coding agents in sandboxes, and guards what they may change.
+/// Supervises the runs of coding agents in sandboxes, and shows previews of what they have changed.
 #[derive(Parser)]
 #[command(name = "runwarden", version, propagate_version = true)]
 struct Cli {
@@ -83,7 +85,20 @@ impl Settings {
 /// Parses the arguments and runs the command.
 #[allow(clippy::print_stderr, reason = "a command's error goes to its terminal")]
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(Cli { command }) => command,
+        Err(error) => {
+            let for_daemon = std::env::args_os().nth(1).is_some_and(|first| first == "daemon");
+            // Nobody may be there any more to read it.
+            let _ = error.print();
+            return match error.exit_code() {
+                0 => ExitCode::SUCCESS,
+                _ if for_daemon => ExitCode::from(EXIT_DAEMON_USAGE),
+                _ => ExitCode::from(EXIT_USAGE),
+            };
+        }
+    };
+    let result = match command {
         Command::Serve(settings) => with_config(&settings, serve::run),
         Command::Migrate(settings) => with_config(&settings, migrate::run),
         Command::Keys(args) => keys::run(args),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 
+use super::daytona::may_get_a_secret;
 use super::{ConfigError, RawSettings};
 
 /// GitHub's own API.
@@ -57,8 +58,9 @@ impl AccessConfig {
 
     fn github(raw: &RawSettings) -> Result<Self, ConfigError> {
         let api_url = raw.get("GITHUB_API_URL").unwrap_or(GITHUB_API_URL);
-        if !is_http(api_url) || api_url.contains(['@', '?', '#']) {
-            return Err(raw.invalid("GITHUB_API_URL", "an http or https URL without password and query"));
+        if !may_get_a_secret(api_url) || api_url.contains(['@', '?', '#']) {
+            let expected = "`https://host/path` without password and query, or `http://` on localhost";
+            return Err(raw.invalid("GITHUB_API_URL", expected));
         }
         match raw.get("GITHUB_TOKEN") {
             Some(token) if token.bytes().all(|byte| byte.is_ascii_graphic()) => {
@@ -106,7 +108,23 @@ mod tests {
         let wrong = [("ACCESS_SOURCE", "github"), ("GITHUB_TOKEN", "two s3cret")];
         let error = access(&wrong).unwrap_err().to_string();
         assert!(error.starts_with("GITHUB_TOKEN") && !error.contains("s3cret"), "{error}");
-        let wrong = [("ACCESS_SOURCE", "github"), ("GITHUB_TOKEN", "t"), ("GITHUB_API_URL", "api.github.com")];
-        assert!(access(&wrong).unwrap_err().to_string().starts_with("GITHUB_API_URL"));
+        let of = |url| access(&[("ACCESS_SOURCE", "github"), ("GITHUB_TOKEN", "t0ken"), ("GITHUB_API_URL", url)]);
+        for url in [
+            "api.github.com",
+            "http://api.github.com",
+            "http://github.example:8080/api/v3",
+            "http://127.0.0.1.example/",
+            "http://10.0.0.1/",
+            "https://user:pa55@github.example/",
+            "https://github.example/?x=1",
+        ] {
+            let error = of(url).unwrap_err().to_string();
+            assert!(error.starts_with("GITHUB_API_URL is") && error.contains("`https://host/path`"), "{error}");
+            assert!(!error.contains("pa55") && !error.contains("t0ken"), "{error}");
+        }
+        for url in ["https://github.example/api/v3", "http://127.0.0.1:4010", "http://localhost:4010", "http://[::1]/"]
+        {
+            assert!(of(url).is_ok(), "{url}");
+        }
     }
 }

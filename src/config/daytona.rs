@@ -6,16 +6,21 @@ use crate::sandbox::DaytonaSettings;
 
 use super::{ConfigError, RawSettings};
 
+/// Whether a secret may be sent to this URL: nobody on the way reads it, and no password stands in it.
+pub(super) fn may_get_a_secret(url: &str) -> bool {
+    reqwest::Url::parse(url).is_ok_and(|url| {
+        let bare = url.username().is_empty() && url.password().is_none();
+        bare && match url.scheme() {
+            "https" => true,
+            "http" => matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")),
+            _ => false,
+        }
+    })
+}
+
 pub(super) fn daytona(raw: &RawSettings) -> Result<DaytonaSettings, ConfigError> {
     let api_url = raw.get("DAYTONA_API_URL").unwrap_or("https://app.daytona.io/api").to_owned();
-    let url = reqwest::Url::parse(&api_url).ok();
-    // The key is sent there.
-    let safe = url.is_some_and(|url| match url.scheme() {
-        "https" => url.username().is_empty() && url.password().is_none(),
-        "http" => matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")),
-        _ => false,
-    });
-    if !safe {
+    if !may_get_a_secret(&api_url) {
         return Err(raw.invalid("DAYTONA_API_URL", "`https://host/path`, or `http://` on localhost"));
     }
     let word = |name: &'static str| match raw.get(name) {

@@ -1,5 +1,6 @@
 //! The typed settings, checked.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -172,6 +173,11 @@ impl LogConfig {
 }
 
 impl Config {
+    /// Whether database or coordination store are in `data_dir`: then one server alone may work there.
+    pub const fn is_embedded(&self) -> bool {
+        matches!(self.database, DatabaseConfig::Sqlite(_)) || self.redis_url.is_none()
+    }
+
     /// Checks everything. On the embedded default it makes `DATA_DIR` and the secrets in it.
     pub fn from_raw(raw: &RawSettings) -> Result<Self, ConfigError> {
         let data_dir = PathBuf::from(raw.get("DATA_DIR").unwrap_or("./data"));
@@ -297,8 +303,15 @@ fn secrets(raw: &RawSettings, database: &DatabaseConfig, data_dir: &Path) -> Res
                 Ok(SecretString::from(value.to_owned()))
             }
             Some(_) => Err(raw.invalid(name, "printable ASCII without spaces")),
-            None if embedded => read_or_generate(&folder, file)
-                .map_err(|error| ConfigError::File { file: folder.join(file), message: error.to_string() }),
+            None if embedded => read_or_generate(&folder, file).map_err(|error| match error.kind() {
+                ErrorKind::InvalidData => ConfigError::File { file: folder.join(file), message: error.to_string() },
+                // Set or not: this is the folder that is meant.
+                _ => ConfigError::Invalid {
+                    name: "DATA_DIR",
+                    given: format!("`{}`", data_dir.display()),
+                    expected: format!("a folder that this user may make and write to: {error} (secrets/{file})"),
+                },
+            }),
             None => Err(ConfigError::Missing {
                 name,
                 expected: "with Postgres it must be given, the same on every server".to_owned(),
@@ -318,7 +331,7 @@ fn secrets(raw: &RawSettings, database: &DatabaseConfig, data_dir: &Path) -> Res
 
 fn sandbox(raw: &RawSettings) -> Result<SandboxConfig, ConfigError> {
     let docker_host = raw.get("DOCKER_HOST").unwrap_or("unix:///var/run/docker.sock").to_owned();
-    if !["unix://", "tcp://", "http://"].iter().any(|scheme| docker_host.starts_with(scheme)) {
+    if !crate::sandbox::is_docker_host(&docker_host) {
         return Err(raw.invalid("DOCKER_HOST", "`unix:///path/to/socket` or `tcp://host:port`"));
     }
     let process_root = match raw.get("PROCESS_SANDBOX_ROOT") {
@@ -382,6 +395,8 @@ mod tests {
             ("REDIS_URL", "http://x", "redis://"),
             ("OBJECT_STORE_URL", "s3://", "s3://bucket"),
             ("DOCKER_HOST", "ssh://x", "unix://"),
+            ("DOCKER_HOST", "http://engine:2375", "`tcp://host:port`"),
+            ("DOCKER_HOST", "unix://", "`unix:///path/to/socket`"),
             ("PROCESS_SANDBOX_ROOT", "/nonexistent-folder", "an existing folder"),
             ("ROLLOUT_PHASE", "gamma", "`beta`"),
             ("LOG_FORMAT", "xml", "`json`"),

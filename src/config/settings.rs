@@ -59,7 +59,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "DOCKER_HOST",
         "unix:///var/run/docker.sock",
-        "Docker engine, `unix://` or `tcp://`; it is asked only about runs bound to it.",
+        "Docker engine, `unix:///path` or `tcp://host:port`, for runs bound to `docker`, and for sessions' containers and their previews.",
     ),
     setting(
         "PROCESS_SANDBOX_ROOT",
@@ -136,7 +136,11 @@ pub const SETTINGS: &[Setting] = &[
          an http or https URL of the host application, or `static:FILE` for development.",
     ),
     secret("GITHUB_TOKEN", "(none)", "Token for GitHub's API; required by `ACCESS_SOURCE=github`."),
-    setting("GITHUB_API_URL", "https://api.github.com", "Base of GitHub's API, for GitHub Enterprise."),
+    setting(
+        "GITHUB_API_URL",
+        "https://api.github.com",
+        "Base of GitHub's API, for GitHub Enterprise; `http://` only for one on this host.",
+    ),
     setting("DAYTONA_API_URL", "https://app.daytona.io/api", "Daytona's API; `http://` only for one on this host."),
     secret("DAYTONA_API_KEY", "(unset: Daytona is not asked)", "Key for Daytona's API."),
     setting("DAYTONA_ORGANIZATION_ID", "(that of the key)", "Organization, for keys that belong to several."),
@@ -290,7 +294,11 @@ fn without_credentials(value: &str) -> String {
 
 fn read_file(file: &Path, values: &mut BTreeMap<&'static str, String>) -> Result<(), ConfigError> {
     let problem = |message: String| ConfigError::File { file: file.to_owned(), message };
-    let text = std::fs::read_to_string(file).map_err(|error| problem(error.to_string()))?;
+    let text = std::fs::read_to_string(file).map_err(|error| ConfigError::Invalid {
+        name: "RUNWARDEN_CONFIG",
+        given: format!("`{}`", file.display()),
+        expected: format!("a TOML file with settings that this user may read (--config names it too): {error}"),
+    })?;
     // The parser's message quotes the line; a secret may stand in it.
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count());

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::lines::Message;
+use super::message::Message;
 use super::options::Limits;
 
 /// The messages of the next envelope.
@@ -15,23 +15,6 @@ pub(super) struct Batch {
     last_at: Option<Instant>,
 }
 
-fn size_of(message: &Message) -> usize {
-    struct Counter(usize);
-    impl std::io::Write for Counter {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut counter = Counter(0);
-    // A map of JSON values can always be written.
-    let _ = serde_json::to_writer(&mut counter, message);
-    counter.0
-}
-
 impl Batch {
     pub(super) fn new(limits: &Limits) -> Self {
         Self { limits: limits.clone(), messages: Vec::new(), bytes: 0, first_at: None, last_at: None }
@@ -40,7 +23,7 @@ impl Batch {
     /// Adds a message. What must go out first comes back: where this one would make the batch too large, the batch
     /// before it.
     pub(super) fn push(&mut self, message: Message, now: Instant) -> Option<Vec<Message>> {
-        let bytes = size_of(&message);
+        let bytes = message.bytes();
         let full = !self.messages.is_empty() && self.bytes + bytes > self.limits.batch_bytes;
         let before = if full { self.take() } else { None };
         self.bytes += bytes;
@@ -80,7 +63,7 @@ mod tests {
     }
 
     fn message(text: &str) -> Message {
-        json!({ "type": text }).as_object().unwrap().clone()
+        json!({ "type": text }).into()
     }
 
     #[tokio::test]

@@ -4,9 +4,9 @@
 //! So a terminal message is held back until then. An agent may print several (a `result` for each turn): the last
 //! one counts, and each earlier one is sent on as a `system` message of subtype `superseded-terminal`.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::lines::Message;
+use super::message::Message;
 
 /// How the agent ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,18 +42,11 @@ pub(super) struct Conversation {
 
 /// Section 4: the messages that make an envelope terminal.
 fn is_terminal(message: &Message) -> bool {
-    matches!(message.get("type").and_then(Value::as_str), Some("result" | "custom-error" | "custom-stop"))
-}
-
-fn object(value: Value) -> Message {
-    match value {
-        Value::Object(message) => message,
-        _ => Message::new(),
-    }
+    matches!(message.kind(), Some("result" | "custom-error" | "custom-stop"))
 }
 
 fn superseded(message: &Message) -> Message {
-    object(json!({ "type": "system", "subtype": "superseded-terminal", "message": message }))
+    message.inside("superseded-terminal")
 }
 
 impl Conversation {
@@ -75,7 +68,7 @@ impl Conversation {
     pub(super) fn end(self, ending: &Ending) -> (Option<Message>, Message) {
         let own_end = ending.cause.is_none() || self.held_before_stop;
         match self.held {
-            Some(held) if own_end || held.get("type") == Some(&json!("custom-stop")) => (None, held),
+            Some(held) if own_end || held.kind() == Some("custom-stop") => (None, held),
             held => (held.as_ref().map(superseded), synthesize(ending)),
         }
     }
@@ -84,36 +77,38 @@ impl Conversation {
 fn synthesize(ending: &Ending) -> Message {
     let error = match (&ending.cause, &ending.signal) {
         (Some(Cause::Stopped), _) => {
-            return object(json!({ "type": "custom-stop", "duration_ms": ending.duration_ms }));
+            return json!({ "type": "custom-stop", "duration_ms": ending.duration_ms }).into();
         }
         (Some(Cause::Failed(why)), _) => why.clone(),
         (None, Some(signal)) => format!("the agent was ended by {signal}"),
         (None, None) if ending.exit_code == 0 => {
-            return object(json!({ "type": "result", "subtype": "success", "is_error": false }));
+            return json!({ "type": "result", "subtype": "success", "is_error": false }).into();
         }
         (None, None) => format!("the agent exited with code {}", ending.exit_code),
     };
-    object(json!({
+    json!({
         "type": "custom-error",
         "error_info": error,
         "exit_code": ending.exit_code,
         "signal": ending.signal,
         "stderr_tail": ending.stderr_tail,
         "duration_ms": ending.duration_ms,
-    }))
+    })
+    .into()
 }
 
 /// The terminal message of a run whose daemon was killed and started again.
 pub(super) fn agent_is_gone() -> Message {
-    object(json!({ "type": "custom-error", "error_info": "daemon restarted; the agent is gone" }))
+    json!({ "type": "custom-error", "error_info": "daemon restarted; the agent is gone" }).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     fn message(value: Value) -> Message {
-        object(value)
+        value.into()
     }
 
     fn result(turn: i32) -> Message {
@@ -134,7 +129,7 @@ mod tests {
     fn of_several_terminal_messages_the_last_one_counts() {
         let mut conversation = Conversation::default();
         conversation.take(result(1));
-        let sent = conversation.take(result(2)).unwrap();
+        let sent = conversation.take(result(2)).unwrap().value();
         assert_eq!(sent["type"], "system");
         assert_eq!(sent["message"], json!({ "type": "result", "turn": 1 }));
         assert_eq!(conversation.end(&Ending::default()), (None, result(2)));
@@ -143,23 +138,24 @@ mod tests {
     #[test]
     fn an_agent_without_a_last_word_gets_one_from_its_exit() {
         let (_, done) = Conversation::default().end(&Ending::default());
-        assert_eq!(Value::Object(done), json!({ "type": "result", "subtype": "success", "is_error": false }));
+        assert_eq!(done.value(), json!({ "type": "result", "subtype": "success", "is_error": false }));
 
         let crash = Ending { exit_code: 2, stderr_tail: vec!["boom".into()], ..Ending::default() };
         let (_, failed) = Conversation::default().end(&crash);
+        let failed = failed.value();
         assert_eq!(failed["type"], "custom-error");
         assert_eq!((&failed["exit_code"], &failed["stderr_tail"]), (&json!(2), &json!(["boom"])));
 
         let killed = Ending { exit_code: 137, signal: Some("SIGKILL".into()), ..Ending::default() };
         let (_, failed) = Conversation::default().end(&killed);
-        assert_eq!(failed["error_info"], "the agent was ended by SIGKILL");
+        assert_eq!(failed.value()["error_info"], "the agent was ended by SIGKILL");
     }
 
     #[test]
     fn a_stop_counts_unless_the_agent_had_ended_before() {
         let stopped = Ending { cause: Some(Cause::Stopped), ..Ending::default() };
         let (_, last) = Conversation::default().end(&stopped);
-        assert_eq!(last["type"], "custom-stop");
+        assert_eq!(last.kind(), Some("custom-stop"));
 
         let mut before = Conversation::default();
         before.take(result(1));
@@ -170,12 +166,12 @@ mod tests {
         after.stopping();
         after.take(result(1));
         let (first, last) = after.end(&stopped);
-        assert_eq!(first.unwrap()["subtype"], "superseded-terminal");
-        assert_eq!(last["type"], "custom-stop");
+        assert_eq!(first.unwrap().value()["subtype"], "superseded-terminal");
+        assert_eq!(last.kind(), Some("custom-stop"));
 
         let mut own = Conversation::default();
         own.stopping();
         own.take(message(json!({ "type": "custom-stop", "mine": true })));
-        assert_eq!(own.end(&stopped).1["mine"], true);
+        assert_eq!(own.end(&stopped).1.value()["mine"], true);
     }
 }

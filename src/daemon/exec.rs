@@ -15,7 +15,8 @@ use super::conversation::{Cause, Conversation, Ending, agent_is_gone};
 use super::envelope::{Last, seal};
 use super::error::DaemonError;
 use super::git;
-use super::lines::{Line, LineReader, Message, to_message};
+use super::lines::{Line, LineReader, to_message};
+use super::message::Message;
 use super::options::{ExecOptions, InvalidOption};
 pub use super::outbox::Deliveries;
 use super::outbox::Outbox;
@@ -181,7 +182,7 @@ async fn send(
     messages: Vec<Message>,
     last: Option<Last>,
 ) -> Result<(), DaemonError> {
-    let entry = seal(options, outbox.next_seq(), messages, last)?;
+    let entry = seal(options, outbox.next_seq(), &messages, last)?;
     Ok(outbox.push(entry).await?)
 }
 

@@ -2,11 +2,10 @@
 
 use std::io;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// One message of an envelope.
-pub(super) type Message = Map<String, Value>;
+use super::message::Message;
 
 /// One line without its line feed.
 #[derive(Debug, PartialEq, Eq)]
@@ -91,7 +90,7 @@ fn depth(value: &Value) -> usize {
     }
 }
 
-/// A JSON object is a message as it is. Every other line that is not blank becomes a `system` message of subtype
+/// A JSON object is a message as it is, letter for letter. Every other line that is not blank becomes a `system` message of subtype
 /// `agent-output` with the `text`; `cutBytes` says how much of a line that was too long is missing at its end.
 pub(super) fn to_message(line: &Line) -> Option<Message> {
     let text = line.bytes.trim_ascii();
@@ -100,20 +99,17 @@ pub(super) fn to_message(line: &Line) -> Option<Message> {
     }
     if line.cut_bytes == 0
         && text.first() == Some(&b'{')
-        && let Ok(value) = serde_json::from_slice::<Value>(text)
+        && let Ok(text) = std::str::from_utf8(text)
+        && let Ok(value) = serde_json::from_str::<Value>(text)
         && depth(&value) <= MESSAGE_DEPTH_MAX
-        && let Value::Object(message) = value
     {
-        return Some(message);
+        return Some(Message::as_it_came(text, &value));
     }
-    let mut message = Message::new();
-    message.insert("type".to_owned(), json!("system"));
-    message.insert("subtype".to_owned(), json!("agent-output"));
-    message.insert("text".to_owned(), json!(String::from_utf8_lossy(text)));
+    let mut message = json!({ "type": "system", "subtype": "agent-output", "text": String::from_utf8_lossy(text) });
     if line.cut_bytes > 0 {
-        message.insert("cutBytes".to_owned(), json!(line.cut_bytes));
+        message["cutBytes"] = json!(line.cut_bytes);
     }
-    Some(message)
+    Some(message.into())
 }
 
 #[cfg(test)]
@@ -165,23 +161,26 @@ mod tests {
 
     #[test]
     fn an_object_is_a_message_as_it_came() {
-        let message = to_message(&line(" {\"type\":\"assistant\",\"n\":1} \r")).unwrap();
-        assert_eq!(Value::Object(message), json!({ "type": "assistant", "n": 1 }));
+        let text = r#"{"z": 18446744073709551616, "type":"assistant" ,"a": 1.10, "e": "\u00e9"}"#;
+        let message = to_message(&line(&format!(" {text} \r"))).unwrap();
+        assert_eq!((message.text(), message.kind()), (text, Some("assistant")));
+        assert_eq!(serde_json::to_string(&[&message]).unwrap(), format!("[{text}]"));
+        assert_eq!(serde_json::to_string(&message.inside("x")).unwrap().matches(text).count(), 1);
     }
 
     #[test]
     fn everything_else_is_kept_as_text() {
         assert_eq!(to_message(&line("  ")), None);
         for text in ["plain", "[1]", "{broken", "12"] {
-            let message = Value::Object(to_message(&line(text)).unwrap());
+            let message = to_message(&line(text)).unwrap().value();
             assert_eq!(message, json!({ "type": "system", "subtype": "agent-output", "text": text }));
         }
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(110), "]".repeat(110));
-        assert_eq!(to_message(&line(&deep)).unwrap()["subtype"], "agent-output");
+        assert_eq!(to_message(&line(&deep)).unwrap().value()["subtype"], "agent-output");
         let cut = Line { bytes: b"{\"type\":\"assistant\"}".to_vec(), cut_bytes: 9 };
-        let message = to_message(&cut).unwrap();
+        let message = to_message(&cut).unwrap().value();
         assert_eq!((&message["subtype"], &message["cutBytes"]), (&json!("agent-output"), &json!(9)));
         let broken = Line { bytes: vec![b'a', 0xff], cut_bytes: 0 };
-        assert_eq!(to_message(&broken).unwrap()["text"], "a\u{fffd}");
+        assert_eq!(to_message(&broken).unwrap().value()["text"], "a\u{fffd}");
     }
 }

@@ -20,6 +20,7 @@ mod error;
 mod exec;
 mod git;
 mod lines;
+mod message;
 mod options;
 mod outbox;
 pub mod schema;

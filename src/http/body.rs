@@ -49,14 +49,33 @@ impl<T: DeserializeOwned + 'static> FromRequest for ApiJson<T> {
         let request = request.clone();
         Box::pin(async move {
             let payload = payload.await.map_err(|error| ApiError::invalid(error.to_string()))?;
-            let bytes = read_body(&request, payload, INTERNAL_BODY_MAX_BYTES).await?;
-            // The parser would also take an array of the fields in their order.
-            if bytes.trim_ascii_start().first() != Some(&b'{') {
-                return Err(ApiError::invalid("the body is not of the shape: it is no JSON object"));
-            }
-            serde_json::from_slice(&bytes)
-                .map(ApiJson)
-                .map_err(|error| ApiError::invalid(format!("the body is not of the shape: {error}")))
+            parse(&read_body(&request, payload, INTERNAL_BODY_MAX_BYTES).await?).map(ApiJson)
         })
     }
+}
+
+/// The same where all fields are optional: no body at all stands for none of them.
+pub struct OptionalJson<T>(pub T);
+
+impl<T: DeserializeOwned + Default + 'static> FromRequest for OptionalJson<T> {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let payload = web::Payload::from_request(request, payload);
+        let request = request.clone();
+        Box::pin(async move {
+            let payload = payload.await.map_err(|error| ApiError::invalid(error.to_string()))?;
+            let bytes = read_body(&request, payload, INTERNAL_BODY_MAX_BYTES).await?;
+            if bytes.trim_ascii().is_empty() { Ok(Self(T::default())) } else { parse(&bytes).map(Self) }
+        })
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // The parser would also take an array of the fields in their order.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(ApiError::invalid("the body is not of the shape: it is no JSON object"));
+    }
+    serde_json::from_slice(bytes).map_err(|error| ApiError::invalid(format!("the body is not of the shape: {error}")))
 }

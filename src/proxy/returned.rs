@@ -43,8 +43,9 @@ const NOT_RETURNED: &[&str] = &[
     "x-proxy-req-id",
 ];
 
-/// Of those that reach a client only from a preview host, which is an origin of its own.
-const RETURNED_ON_HOSTS: &[&str] = &["set-cookie", "service-worker-allowed"];
+/// Of those that reach a client only from a preview host, which is an origin of its own: on paths a browser would keep
+/// what they ask for, credentials among it, for our origin and so for every preview there.
+const RETURNED_ON_HOSTS: &[&str] = &["set-cookie", "set-login", "service-worker-allowed", "www-authenticate"];
 
 /// What a framed answer under the sandbox may still do. Without `allow-same-origin` it is an origin of its own, because
 /// all previews on paths share ours.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use actix_web::HttpRequest;
 use runwarden_actors::contract::limits::{LIMIT_BURST_WINDOW_MS, STRANGER_LOOKUPS_MAX};
 use runwarden_actors::contract::{Limiter, PreviewSessionId};
+use runwarden_actors::preview::counted_as;
 use tokio::time::Instant;
 
 use super::route::shown_tokens;
@@ -45,7 +46,7 @@ impl Strangers {
     fn count_at(&self, address: IpAddr, elapsed: Duration) -> Result<(), u64> {
         let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         let window = (millis / LIMIT_BURST_WINDOW_MS) & 0xffff_ffff;
-        let at = self.spread.hash_one(subject(address)) % self.counters.len() as u64;
+        let at = self.spread.hash_one(counted_as(address)) % self.counters.len() as u64;
         let Some(counter) = usize::try_from(at).ok().and_then(|at| self.counters.get(at)) else { return Ok(()) };
         let admitted = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
             let used = if before >> 32 == window { before & 0xffff_ffff } else { 0 };
@@ -78,14 +79,6 @@ pub(super) async fn let_through(
     })
 }
 
-/// Who is counted together: whoever has one address of version 6 has the 2^64 around it.
-fn subject(address: IpAddr) -> (bool, u64) {
-    match address.to_canonical() {
-        IpAddr::V4(address) => (false, u64::from(address.to_bits())),
-        IpAddr::V6(address) => (true, u64::try_from(address.to_bits() >> 64).unwrap_or(0)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,7 +106,5 @@ mod tests {
             assert_eq!(strangers.count_at(address(&format!("2001:db8::{last:x}")), Duration::ZERO), Ok(()));
         }
         assert_eq!(strangers.count_at(address("2001:db8::ffff:1"), Duration::ZERO), Err(10_000));
-        assert_ne!(subject(address("2001:db8:0:1::1")), subject(address("2001:db8::1")));
-        assert_ne!(subject(address("0.0.0.1")), subject(address("::1")));
     }
 }

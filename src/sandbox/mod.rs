@@ -20,6 +20,7 @@ pub use self::daytona::{DaytonaSandbox, DaytonaSettings};
 pub use self::docker::{
     Command, ContainerError, ContainerLife, ContainerSpec, ContainerView, DOCKER_REPO_DIR, DockerContainers,
     DockerHostError, DockerSandbox, Endpoint, Entry, EntryKind, FileError, Listing, Outcome, Surroundings,
+    is_docker_host,
 };
 pub use self::e2b::E2bSandbox;
 pub use self::git::{GIT_OUTPUT_MAX_BYTES, GIT_TIMEOUT_MS};

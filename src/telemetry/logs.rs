@@ -13,18 +13,32 @@ pub enum LogFormat {
     Json,
 }
 
+/// Of a connection's bytes that are no HTTP, of heads that are too long and of bodies that break off, this part of the
+/// HTTP library writes lines of level `error`: whoever reaches the port could fill the log.
+const WRITTEN_BY_STRANGERS: &str = "actix_http::h1::dispatcher";
+/// Whose name in a filter says that the operator wants to see them, or part of them.
+const HTTP_LIBRARY: &str = "actix_http";
+
+/// The filter that is meant by a level or a list of `target=level`; what cannot be read is `info`.
+fn read_filter(filter: &str) -> EnvFilter {
+    let said = if EnvFilter::try_new(filter).is_ok() { filter } else { "info" };
+    if said.split(',').any(|directive| directive.trim().starts_with(HTTP_LIBRARY)) {
+        return EnvFilter::new(said);
+    }
+    EnvFilter::new(format!("{said},{WRITTEN_BY_STRANGERS}=off"))
+}
+
 /// Starts logging into a file, for a command that needs the terminal for itself.
 pub fn init_logs_in_file(file: std::fs::File, filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = read_filter(filter);
     let layer = fmt::layer().with_ansi(false).with_writer(std::sync::Mutex::new(file));
     let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
 }
 
 /// Starts logging. `filter` is a level or a list of `target=level`; what cannot be read falls back to `info`.
-/// Calling it again changes nothing.
+/// Lines that strangers cause at will are left out, unless the filter names their target. Calling it again changes nothing.
 pub fn init_logs(format: LogFormat, filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(read_filter(filter));
     let _ = match format {
         LogFormat::Text => registry
             .with(

@@ -17,6 +17,7 @@ mod migrate_command;
 mod operations;
 mod readers;
 mod runs;
+mod serve_command;
 mod terminal;
 
 /// One test for each database.

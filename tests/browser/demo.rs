@@ -44,7 +44,10 @@ fn the_demos_link_shows_the_app_in_a_frame_and_in_a_tab() {
         browser.assert_nothing_overflows().await;
         browser.enter(FRAME).await;
         browser.until(HEADING, "Tea timer").await;
+        assert_eq!(browser.run("return document.querySelector('h1').getBoundingClientRect().left >= 16").await, true);
         browser.client.enter_parent_frame().await.unwrap();
+        let unfilled = format!("{FRAME}.clientHeight - document.querySelector('runwarden-preview').clientHeight");
+        assert_eq!(browser.run(&unfilled).await, 0);
         browser.click("return document.getElementById('tab')").await;
         browser.tab(2).await;
         browser.until(HEADING, "Tea timer").await;

@@ -86,6 +86,36 @@ fn a_frame_shows_the_app_until_it_is_revoked() {
     });
 }
 
+/// A page may give the element its height in any way; percentages know nothing of some of them.
+#[test]
+fn the_frame_fills_the_element_however_that_gets_its_height() {
+    block_on(async {
+        let (stage, id, door) = stage(Options::new(Db::Sqlite)).await;
+        let page = HostPage::of(&stage.server, &id, "").await;
+        let browser = shown(page, &door, "localhost", json!({}), "ready").await;
+        for (body, element, least) in [
+            ("", "", 36 * 16),
+            ("", "height: 50vh", 200),
+            ("", "height: auto; min-height: 24rem", 24 * 16),
+            (
+                "margin: 0; display: flex; flex-direction: column; min-height: 100vh",
+                "flex: 1; min-height: 24rem",
+                24 * 16,
+            ),
+            ("margin: 0; display: grid; grid-template-rows: auto 1fr; height: 100vh", "height: auto", 200),
+        ] {
+            let script = format!(
+                "const element = document.querySelector('runwarden-preview'); document.body.style.cssText = '{body}'; \
+                 element.style.cssText = '{element}'; const frame = element.shadowRoot.querySelector('iframe'); \
+                 return [element.clientHeight, frame.clientHeight, element.clientWidth - frame.clientWidth]"
+            );
+            let heights = browser.run(&script).await;
+            let (outside, inside) = (heights[0].as_u64().unwrap(), heights[1].as_u64().unwrap());
+            assert!(outside + 2 >= least && inside == outside && heights[2] == 0, "`{body}` `{element}`: {heights}");
+        }
+    });
+}
+
 /// The frame's page counts as another site under the sandbox, also where the page around it is of ours.
 #[test]
 fn a_frame_in_a_page_of_the_same_site_loads_its_script_and_image() {

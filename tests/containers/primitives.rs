@@ -49,19 +49,30 @@ fn a_container_is_created_started_stopped_and_removed() {
         assert!(host.security_opt.unwrap().iter().any(|option| option.starts_with("no-new-privileges")));
         let volume = found.mounts.unwrap().into_iter().find_map(|mount| mount.name).unwrap();
 
+        assert_eq!(world.server.get(&path).await.1["startedAt"], Value::Null, "it was never started");
         let (status, body) = world.start(&id).await;
         assert_eq!((status, &body["state"]), (200, &"running".into()), "{body}");
+        assert!(body["startedAt"].as_str().is_some_and(|time| time.starts_with("20")), "{body}");
         assert!(body["address"].as_str().is_some_and(|address| address.starts_with("10.")), "{body}");
         assert_eq!(world.start(&id).await.0, 200, "once more");
         let seen = world.exec(&id, json!({"command": ["sh", "-c", "echo $APP >kept; cat kept"]})).await.1;
         assert_eq!(seen["stdout"], "a b\n", "{seen}");
 
+        // What a command leaves in the background, as an app is started, outlives it.
+        let app = "sleep 600 >/dev/null 2>&1 </dev/null & echo $!";
+        let seen = world.exec(&id, json!({"command": ["sh", "-c", app]})).await.1;
+        assert_eq!(seen["exitCode"], 0, "{seen}");
+        let alive = format!("kill -0 {}", seen["stdout"].as_str().unwrap().trim());
+        let seen = world.exec(&id, json!({"command": ["sh", "-c", alive]})).await.1;
+        assert_eq!(seen["exitCode"], 0, "{seen}");
+
         // It ends when it is asked to: long before the grace is over.
         let began = std::time::Instant::now();
-        let (status, body) = world.server.post(&format!("{path}/stop"), json!({})).await;
+        let stop = format!("{path}/stop");
+        let (status, body) = world.server.internal(reqwest::Method::POST, &stop, None).await;
         assert_eq!((status, &body["state"], &body["running"]), (200, &"exited".into(), &false.into()), "{body}");
         assert!(began.elapsed().as_secs() < 8);
-        assert_eq!(world.server.post(&format!("{path}/stop"), json!({"graceSeconds": 0})).await.0, 200, "once more");
+        assert_eq!(world.server.post(&stop, json!({"graceSeconds": 0})).await.0, 200, "once more");
         let (status, body) = world.exec(&id, json!({"command": ["true"]})).await;
         assert_eq!((status, &body["code"]), (409, &"conflict".into()), "{body}");
 

@@ -54,6 +54,25 @@ async fn the_stream_is_tried_again_later() {
     assert_eq!(server.state().numbers(), (0..=10).collect::<Vec<_>>());
 }
 
+/// Its other codes may be the agent's own.
+#[test]
+fn a_wrong_option_has_an_exit_code_of_its_own() {
+    let ended = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_runwarden"));
+        command.args(arguments).env_remove("RUNWARDEN_DAEMON_TOKEN").output().unwrap()
+    };
+    let run =
+        ["daemon", "exec", "--server", "http://127.0.0.1:9", "--thread", "t", "--chat", "c", "--run", "r", "--", "a"];
+    for wrong in [&["daemon", "exec", "--bogus"][..], &["daemon", "exec"], &["daemon", "none-such"], &["daemon"], &run]
+    {
+        let output = ended(wrong);
+        assert_eq!(output.status.code(), Some(64), "{wrong:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(!output.stderr.is_empty());
+    }
+    assert_eq!(ended(&["daemon", "exec", "--help"]).status.code(), Some(0));
+    assert_eq!(ended(&["serve", "--bogus"]).status.code(), Some(2), "other commands");
+}
+
 #[actix_web::test]
 async fn a_useless_token_is_found_before_the_agent_starts() {
     let place = Place::new();

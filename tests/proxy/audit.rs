@@ -116,6 +116,12 @@ fn strangers_may_ask_for_few_sessions_and_whoever_was_let_in_is_none() {
         assert_eq!(answer.json()["limiter"], "ip");
         let wait: u64 = answer.header("retry-after").expect("Retry-After").parse().unwrap();
         assert!((1..=10).contains(&wait), "{wait}");
+        // What is no id needs no look-up.
+        let upper = Uuid::new_v4().to_string().to_uppercase();
+        for path in ["/api/preview/proxy/x/".to_owned(), format!("/api/preview/proxy/{upper}/")] {
+            let answer = Raw::ask(url, format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+            assert!(answer.is(404, "not_found"), "{path}: {}", answer.text());
+        }
         // A session that is open here costs no look-up; its own cookie is asked for as always.
         let without = browser.head("GET", "/", "").replace(&browser.cookie, "a=b");
         assert_eq!(Raw::ask(url, browser.head("GET", "/", "")).await.text(), "in");

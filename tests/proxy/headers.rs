@@ -142,7 +142,7 @@ const ANSWERED: &str = "Set-Cookie: a=b\r\nSet-Cookie: rw_preview=forged; Path=/
     Content-Location: //evil\r\nPublic-Key-Pins: x\r\nService-Worker-Allowed: /\r\nX-Accel-Redirect: /etc/passwd\r\n\
     X-Accel-Buffering: yes\r\nX-Sendfile: /etc/passwd\r\nCDN-Cache-Control: public\r\nVercel-CDN-Cache-Control: public\r\n\
     Surrogate-Control: max-age=9\r\nCache-Control: public, max-age=99\r\nX-Content-Type-Options: x\r\n\
-    X-Proxy-Req-Id: forged\r\nServer: app\r\nX-Frame-Options: DENY\r\n\
+    X-Proxy-Req-Id: forged\r\nServer: app\r\nWWW-Authenticate: Basic realm=\"x\"\r\nSet-Login: logged-in\r\nX-Frame-Options: DENY\r\n\
     Content-Security-Policy: default-src 'self'; Frame-Ancestors 'none'; img-src *, default-src 'none'\r\n\
     Content-Security-Policy: frame-ancestors 'self'\r\nContent-Security-Policy: script-src 'self'\r\n\
     ETag: \"1\"\r\nX-App: kept\r\nContent-Range: bytes 0-1/2\r\n";
@@ -178,6 +178,8 @@ async fn answered(options: Options, mode: &str) -> (Answer, Stage) {
         "content-location",
         "public-key-pins",
         "service-worker-allowed",
+        "www-authenticate",
+        "set-login",
         "x-accel-redirect",
         "x-accel-buffering",
         "x-sendfile",

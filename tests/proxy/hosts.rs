@@ -41,6 +41,7 @@ fn post(host: &str, path: &str, lines: &str, body: &str) -> String {
 const SET: &str = "Set-Cookie: app=1; Domain=preview.localhost; Path=/; HttpOnly\r\nSet-Cookie: b=2; domain = .localhost\r\n\
     Set-Cookie: rw_preview=forged; Path=/\r\nSet-Cookie: __Host-rw_preview_frame=forged; Path=/; Secure\r\n\
     Set-Cookie: =rw_preview=forged\r\nSet-Cookie: RW_Preview_Probe=x\r\nService-Worker-Allowed: /\r\n\
+    WWW-Authenticate: Basic realm=\"x\"\r\nSet-Login: logged-in\r\n\
     Strict-Transport-Security: max-age=1; includeSubDomains\r\nContent-Security-Policy: default-src 'self'\r\n";
 
 async fn stage(options: Options) -> (Stage, TestUpstream) {
@@ -72,6 +73,8 @@ fn a_form_lets_the_browser_in_and_the_app_keeps_its_own_cookies() {
         assert_eq!((answer.status, answer.text().as_str()), (200, "the app"), "{}", answer.text());
         assert_eq!(answer.all("set-cookie"), ["app=1; Path=/; HttpOnly", "b=2"]);
         assert_eq!(answer.header("service-worker-allowed").as_deref(), Some("/"));
+        assert_eq!(answer.header("www-authenticate").as_deref(), Some("Basic realm=\"x\""));
+        assert_eq!(answer.header("set-login").as_deref(), Some("logged-in"));
         assert_eq!(answer.header("strict-transport-security"), None);
         assert_eq!(answer.all("content-security-policy"), ["default-src 'self'", "frame-ancestors *"]);
         let head = upstream.last();
@@ -162,7 +165,12 @@ fn hosts_and_routes_do_not_mix() {
         // The root's dot makes no other host of it.
         let dotted = host.get("/healthz", &key).replace(&host.name, &format!("{}.", host.name));
         assert_eq!(Raw::ask(url, dotted).await.text(), "the app");
-        let seen_dotted = seen + 1;
+        // Nor do capitals.
+        for name in [host.name.to_uppercase(), host.name.replace(&host.id, &host.id.to_uppercase())] {
+            let loud = host.get("/healthz", &key).replace(&host.name, &name);
+            assert_eq!(Raw::ask(url, loud).await.text(), "the app", "{name}");
+        }
+        let seen = seen + 3;
         for request in [
             host.get("/", &format!("Host: {}\r\n", other.name)),
             host.get("/", "Host: localhost\r\n"),
@@ -176,7 +184,7 @@ fn hosts_and_routes_do_not_mix() {
         // A request that names us as its host and the preview as its target is none of ours either.
         let crossed = format!("GET http://{}/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", host.name);
         assert_eq!(Raw::ask(url, crossed).await.status, 400);
-        assert_eq!(upstream.heads().len(), seen_dotted);
+        assert_eq!(upstream.heads().len(), seen);
         // On our own host the same session is under its path, with a cookie of its own.
         let on_path = host.get(&format!("/api/preview/proxy/{}/x", host.id), "").replace(&host.name, "localhost");
         assert_eq!(Raw::ask(url, on_path).await.status, 200);

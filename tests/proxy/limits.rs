@@ -105,6 +105,9 @@ fn a_start_counts_for_the_person_whom_the_host_application_names() {
         // The same address in another spelling.
         assert_limited(&from(Some("::ffff:203.0.113.7")).await, "ip", 1..=60);
         assert_eq!(from(Some("2001:db8::7")).await.status, 201);
+        // Whoever has one address of version 6 has its whole network.
+        assert_limited(&from(Some("2001:db8::ffff:0:0:1")).await, "ip", 1..=60);
+        assert_eq!(from(Some("2001:db8:0:1::7")).await.status, 201);
         // The caller's own.
         assert_eq!(from(None).await.status, 201);
         assert_limited(&from(None).await, "ip", 1..=60);
@@ -113,6 +116,37 @@ fn a_start_counts_for_the_person_whom_the_host_application_names() {
         }
         let stranger = start_from(&stage, "wrong", Some("203.0.113.8")).await;
         assert!(stranger.is(403, "permission_denied"), "{}", stranger.text());
+    });
+}
+
+#[test]
+fn a_network_of_version_6_is_one_client_on_every_route() {
+    block_on(async {
+        let upstream = TestUpstream::answering(|_| ok("")).await;
+        let options = Options::new(Db::Sqlite)
+            .set("TRUSTED_PROXIES", "127.0.0.1/32")
+            .set("LIMIT_EXCHANGE_IP", "2/2")
+            .set("LIMIT_PROXY_IP", "2/2");
+        let stage = Stage::new(options, upstream.address).await;
+        let browser = stage.open().await;
+        for (method, path, more) in
+            [("GET", "/", ""), ("POST", "/.runwarden/subscription-token", "Content-Length: 0\r\n")]
+        {
+            let from = async |address: &str| {
+                let lines = format!("X-Forwarded-For: {address}\r\n{more}");
+                Raw::ask(&stage.server.url, browser.head(method, path, &lines)).await
+            };
+            // With a port, as some proxies write it.
+            for address in ["2001:db8::1", "[2001:db8::2]:4711"] {
+                let answer = from(address).await;
+                assert_eq!(answer.status, 200, "{path} {address}: {}", answer.text());
+            }
+            assert_limited(&from("2001:db8::3").await, "ip", 1..=60);
+            for address in ["2001:db8:0:1::1", "2001:db8:0:2::1", "203.0.113.1", "::ffff:203.0.113.1"] {
+                assert_eq!(from(address).await.status, 200, "{path} {address}");
+            }
+            assert_limited(&from("203.0.113.1:80").await, "ip", 1..=60);
+        }
     });
 }
 

@@ -7,7 +7,7 @@ use crate::ports::LimitWindow;
 use crate::ports::store::PreviewSession;
 
 use super::access::access_key;
-use super::limits::PreviewLimits;
+use super::limits::{PreviewLimits, counted_as};
 
 /// Clients' addresses that are remembered for a session; past it all are forgotten. Most sessions have one.
 const ADDRESSES_MAX: usize = 16;
@@ -27,6 +27,7 @@ impl Admissions {
 
     /// [`PreviewLimits::proxy`] for a client's address. `limits` are the installation's, always the same ones.
     pub(super) fn windows(&self, limits: &PreviewLimits, session: &PreviewSession, ip: IpAddr) -> Arc<[LimitWindow]> {
+        let ip = counted_as(ip);
         let mut known = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, windows)) = known.iter().find(|(address, _)| *address == ip) {
             return Arc::clone(windows);
@@ -34,7 +35,7 @@ impl Admissions {
         if known.len() >= ADDRESSES_MAX {
             known.clear();
         }
-        let windows: Arc<[LimitWindow]> = limits.proxy(session.id, &ip.to_string()).into();
+        let windows: Arc<[LimitWindow]> = limits.proxy(session.id, &ip).into();
         known.push((ip, Arc::clone(&windows)));
         windows
     }

@@ -1,5 +1,7 @@
 //! The windows that count previews' uses (section 5, limits).
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use crate::contract::limits::{
     LIMIT_BURST_WINDOW_MS, LIMIT_EXCHANGE_IP_BURST, LIMIT_EXCHANGE_IP_PER_MINUTE, LIMIT_EXCHANGE_USER_BURST,
     LIMIT_EXCHANGE_USER_PER_MINUTE, LIMIT_PROXY_IP_BURST, LIMIT_PROXY_IP_PER_MINUTE, LIMIT_PROXY_SESSION_BURST,
@@ -9,6 +11,18 @@ use crate::contract::limits::{
 use crate::contract::names::KEY_PREVIEW_LIMIT;
 use crate::contract::{Limiter, PreviewSessionId, UserId};
 use crate::ports::LimitWindow;
+
+/// Bits of an address of version 6 that are a client's own to choose.
+const V6_HOST_BITS: u32 = 64;
+
+/// Whom an address is counted as. Whoever has one address of version 6 has the 2^64 around it, and would get windows
+/// of their own with each: all of them are their network's first. One of version 4 in another spelling is that one.
+pub fn counted_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> V6_HOST_BITS << V6_HOST_BITS).into(),
+    }
+}
 
 /// Uses of one subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +66,9 @@ impl Default for PreviewLimits {
 
 impl PreviewLimits {
     /// The windows of a start.
-    pub fn start(&self, user: &UserId, ip: &str) -> Vec<LimitWindow> {
+    pub fn start(&self, user: &UserId, ip: &IpAddr) -> Vec<LimitWindow> {
         let [a, b] = windows("start", Limiter::User, user.as_str(), self.start_user);
-        let [c, d] = windows("start", Limiter::Ip, ip, self.start_ip);
+        let [c, d] = windows("start", Limiter::Ip, &counted_as(*ip).to_string(), self.start_ip);
         vec![a, b, c, d]
     }
 
@@ -64,14 +78,14 @@ impl PreviewLimits {
     }
 
     /// The windows of an exchange before its token is looked at.
-    pub fn exchange_ip(&self, ip: &str) -> Vec<LimitWindow> {
-        windows("exchange", Limiter::Ip, ip, self.exchange_ip).into()
+    pub fn exchange_ip(&self, ip: &IpAddr) -> Vec<LimitWindow> {
+        windows("exchange", Limiter::Ip, &counted_as(*ip).to_string(), self.exchange_ip).into()
     }
 
     /// The windows of a proxied request.
-    pub fn proxy(&self, session: PreviewSessionId, ip: &str) -> Vec<LimitWindow> {
+    pub fn proxy(&self, session: PreviewSessionId, ip: &IpAddr) -> Vec<LimitWindow> {
         let [a, b] = windows("proxy", Limiter::Session, &session.to_string(), self.proxy_session);
-        let [c, d] = windows("proxy", Limiter::Ip, ip, self.proxy_ip);
+        let [c, d] = windows("proxy", Limiter::Ip, &counted_as(*ip).to_string(), self.proxy_ip);
         vec![a, b, c, d]
     }
 }
@@ -84,4 +98,22 @@ fn windows(route: &str, limiter: Limiter, subject: &str, pair: LimitPair) -> [Li
         window_ms,
     };
     [window("minute", pair.per_minute, LIMIT_SUSTAINED_WINDOW_MS), window("burst", pair.burst, LIMIT_BURST_WINDOW_MS)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_counted_as_its_network_in_version_6_alone() {
+        for (address, counted) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("2001:db8:1:2::", "2001:db8:1:2::"),
+            ("::1", "::"),
+        ] {
+            assert_eq!(counted_as(address.parse().unwrap()).to_string(), counted, "{address}");
+        }
+    }
 }

@@ -21,7 +21,7 @@ pub use address::{AddressError, checked_address};
 pub use deps::{OriginClaims, OriginSigner, PreviewDeps, PreviewOptions, SigningError};
 pub(crate) use handle::PreviewHandle;
 pub use handle::{LivePreview, OpenError, Previews};
-pub use limits::{LimitPair, PreviewLimits};
+pub use limits::{LimitPair, PreviewLimits, counted_as};
 pub use revocation::{RevokeError, announce_session, preview_dimensions, revoke, sweep_previews};
 pub(crate) use revocation::{announce, note_closed, stop_command};
 pub use start::{StartError, StartPreview, begin, bring_up};

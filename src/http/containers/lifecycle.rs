@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::auth::SessionCaller;
-use super::super::body::ApiJson;
+use super::super::body::{ApiJson, OptionalJson};
 use super::super::{ApiError, AppState};
 use super::{environment, session_id};
 use crate::config::ContainerBounds;
@@ -39,7 +39,7 @@ pub(in crate::http) struct CreateContainer {
 }
 
 /// How long a container may take to end.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::http) struct StopContainer {
     /// 0 to 10.
@@ -57,7 +57,8 @@ pub(in crate::http) struct ContainerBody {
     state: String,
     running: bool,
     image: String,
-    started_at: String,
+    /// Null until it was started for the first time.
+    started_at: Option<String>,
     address: Option<String>,
     /// Whether it was created here, within our bounds.
     managed: bool,
@@ -96,6 +97,11 @@ impl CreateContainer {
     }
 }
 
+/// The engine writes the year 1 for a container that was never started.
+fn started_at(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty() && !text.starts_with("0001-"))
+}
+
 async fn answer(state: &AppState, session: &str, status: StatusCode) -> Result<HttpResponse, ApiError> {
     let session = session_id(session)?;
     let view: ContainerView = state.containers.engine().inspect(&session).await?;
@@ -106,7 +112,7 @@ async fn answer(state: &AppState, session: &str, status: StatusCode) -> Result<H
         state: view.state,
         running: view.running,
         image: view.image,
-        started_at: view.life.started_at,
+        started_at: started_at(view.life.started_at),
         address: view.endpoint.map(|endpoint| endpoint.address.to_string()),
         managed: view.ours,
         preview_port: state.containers.port(&session),
@@ -215,7 +221,7 @@ pub(in crate::http) async fn stop(
     state: web::Data<AppState>,
     _: SessionCaller,
     session: web::Path<String>,
-    body: ApiJson<StopContainer>,
+    body: OptionalJson<StopContainer>,
 ) -> Result<HttpResponse, ApiError> {
     let id = session_id(&session)?;
     let grace = body.0.grace_seconds.unwrap_or(CONTAINER_STOP_GRACE_MAX_SECONDS);

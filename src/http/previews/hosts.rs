@@ -53,7 +53,8 @@ fn session_of(request: &HttpRequest, suffix: &str) -> Result<PreviewSessionId, A
     if request.uri().authority().is_some_and(|authority| !authority.as_str().eq_ignore_ascii_case(host)) {
         return Err(ApiError::invalid("the request names two hosts"));
     }
-    session_id(label(host, suffix).unwrap_or_default())
+    // Names of hosts have no case; ids do.
+    session_id(&label(host, suffix).unwrap_or_default().to_ascii_lowercase())
 }
 
 /// Every request to a preview host.

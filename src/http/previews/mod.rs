@@ -13,6 +13,7 @@ pub(super) mod probe;
 pub(super) mod sessions;
 pub(super) mod subscribe;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use actix_web::HttpRequest;
@@ -35,12 +36,12 @@ pub(super) fn base_path(session: PreviewSessionId) -> String {
     format!("/api/preview/proxy/{session}")
 }
 
-/// The client's address as limits name it.
-fn ip_of(services: &PreviewServices, request: &HttpRequest) -> Result<String, ApiError> {
+/// The client's address, for the limits of addresses.
+fn ip_of(services: &PreviewServices, request: &HttpRequest) -> Result<IpAddr, ApiError> {
     let ip = client_ip(request, &services.settings.trusted_proxies)
         .ok_or_else(|| ApiError::invalid("the connection has no address"))?;
     tracing::debug!(client_ip_source = ip.source, "client address read");
-    Ok(ip.address.to_string())
+    Ok(ip.address)
 }
 
 /// Counts one use in every window, or refuses. For a user's windows `deps` are those for the user.

@@ -140,7 +140,7 @@ pub(in crate::http) async fn start(
     services.require_live(&body.user_id, &run.repo_full_name).await?;
     // The key vouches for what the host application says; nobody else gets here.
     let ip = match body.client_ip {
-        Some(said) => said.to_canonical().to_string(),
+        Some(said) => said,
         None => ip_of(&services, &request)?,
     };
     let of = BypassUse { user: &body.user_id, session: None, route: Some("start"), proxy_req_id: None };

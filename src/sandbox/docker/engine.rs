@@ -19,8 +19,22 @@ use crate::sandbox::inside::{Exec, ExecAnswer, ExecCall};
 
 /// `DOCKER_HOST` cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("DOCKER_HOST must be unix:///path, tcp://host:port or http://host:port")]
+#[error("DOCKER_HOST must be unix:///path/to/socket or tcp://host:port")]
 pub struct DockerHostError;
+
+/// Whether this names an engine that can be spoken to: a socket by its absolute path, or a host and its port.
+pub fn is_docker_host(text: &str) -> bool {
+    let has_port = |place: &str| {
+        place.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && !place.contains(['@', '/', '?']) && port.parse::<u16>().is_ok_and(|port| port > 0)
+        })
+    };
+    match (text.strip_prefix("unix://"), text.strip_prefix("tcp://")) {
+        (Some(path), _) => path.len() > 1 && path.starts_with('/'),
+        (_, Some(place)) => has_port(place.strip_suffix('/').unwrap_or(place)),
+        _ => false,
+    }
+}
 
 /// One Docker engine.
 pub(super) struct Engine {
@@ -31,9 +45,7 @@ pub(super) struct Engine {
 impl Engine {
     /// Checks `DOCKER_HOST`; the first question connects.
     pub(super) fn new(docker_host: &str) -> Result<Self, DockerHostError> {
-        let known = ["unix://", "tcp://", "http://"];
-        let named = known.iter().filter_map(|scheme| docker_host.strip_prefix(scheme)).any(|rest| !rest.is_empty());
-        if !named {
+        if !is_docker_host(docker_host) {
             return Err(DockerHostError);
         }
         Ok(Self { host: docker_host.to_owned(), client: Mutex::new(None) })
@@ -260,11 +272,23 @@ mod tests {
 
     #[test]
     fn only_an_engine_that_can_be_reached_is_accepted() {
-        for right in ["unix:///var/run/docker.sock", "tcp://127.0.0.1:2375", "http://engine:2375"] {
+        for right in ["unix:///var/run/docker.sock", "tcp://127.0.0.1:2375", "tcp://engine:2375/", "tcp://[::1]:2375"] {
             assert!(Engine::new(right).is_ok(), "{right}");
         }
-        for wrong in ["", "unix://", "/var/run/docker.sock", "https://engine:2376", "ssh://me@engine", "npipe:////./x"]
-        {
+        for wrong in [
+            "",
+            "unix://",
+            "unix://docker.sock",
+            "/var/run/docker.sock",
+            "tcp://engine",
+            "tcp://:2375",
+            "tcp://engine:0",
+            "tcp://me@engine:2375",
+            "http://engine:2375",
+            "https://engine:2376",
+            "ssh://me@engine",
+            "npipe:////./x",
+        ] {
             assert!(Engine::new(wrong).is_err(), "{wrong}");
         }
     }

@@ -25,7 +25,7 @@ use super::inside;
 
 pub use self::command::{Command, Outcome};
 pub use self::containers::{ContainerError, ContainerLife, ContainerView, DockerContainers, Endpoint};
-pub use self::engine::DockerHostError;
+pub use self::engine::{DockerHostError, is_docker_host};
 pub use self::lifecycle::{ContainerSpec, Surroundings};
 pub use self::workspace::{Entry, EntryKind, FileError, Listing};
 

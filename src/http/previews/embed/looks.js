@@ -2,11 +2,13 @@
 
 const SHEET = new CSSStyleSheet();
 SHEET.replaceSync(`
-  :host { display: block; position: relative; box-sizing: border-box; min-width: 0; height: 36rem; max-width: 100%;
-    overflow: hidden; border: 1px solid #8883; border-radius: 8px; background: #f4f6f8; color: #1c2430;
-    font: 16px/1.45 system-ui, sans-serif; color-scheme: light dark; }
+  :host { display: flex; flex-direction: column; position: relative; box-sizing: border-box; min-width: 0;
+    height: 36rem; max-width: 100%; overflow: hidden; border: 1px solid #8883; border-radius: 8px; background: #f4f6f8;
+    color: #1c2430; font: 16px/1.45 system-ui, sans-serif; color-scheme: light dark; }
   :host([hidden]), [hidden] { display: none !important; }
-  iframe { display: block; width: 100%; height: 100%; border: 0; background: #fff; color-scheme: normal; }
+  /* Grows with the element: a percentage of a height that comes from flex or min-height is none. */
+  iframe { display: block; flex: 1; width: 100%; height: 100%; min-height: 0; border: 0; background: #fff;
+    color-scheme: normal; }
   .cover { position: absolute; inset: 0; display: grid; place-items: center; overflow: auto; background: #f4f6f8; }
   .cover.over { background: #f4f6f8e6; }
   .panel { box-sizing: border-box; width: min(30rem, 100%); padding: 1.25rem; text-align: center;
