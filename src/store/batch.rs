@@ -30,9 +30,6 @@ const SPREAD_FROM_EVENTS: usize = 128;
 /// How long less than that waits for a write that is under way, to be written with whatever comes meanwhile. Most of
 /// a small write's price is the same for one event and for fifty, so two small ones cost nearly twice what one does.
 const JOIN_WITHIN: Duration = Duration::from_millis(5);
-/// Times that the thread's other tasks get a turn before a write starts with none under way: those that are about to
-/// submit a decision then come along.
-const TURNS_BEFORE_WRITE: usize = 3;
 /// Commits that wait; the next caller waits before it.
 const WAITING_MAX_COMMITS: usize = 2048;
 /// Payload that waits or is being written, in KiB; the next caller waits before it.
@@ -121,13 +118,6 @@ async fn run(mut jobs: mpsc::Receiver<Job>, writer: Arc<dyn BatchWriter>, writer
     let mut begun = Instant::now();
     loop {
         gather(&mut jobs, &mut waiting);
-        for _ in 0..TURNS_BEFORE_WRITE {
-            if waiting.is_empty() || !under_way.is_empty() {
-                break;
-            }
-            tokio::task::yield_now().await;
-            gather(&mut jobs, &mut waiting);
-        }
         while under_way.len() < writers
             && (under_way.is_empty()
                 || begun.elapsed() >= JOIN_WITHIN

@@ -1,17 +1,20 @@
 //! The hot path: many decisions as one statement, one round trip, one durable write.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use runwarden_actors::contract::limits::{ID_MAX_BYTES, QUARANTINE_PREFIX_BYTES};
 use runwarden_actors::contract::{CommitSha, EventId, RunId, RunStatus, Seq};
 use runwarden_actors::ports::store::{CommitOutcome, NewEvent, NewQuarantine, RunCommit};
+use sqlx::Postgres;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
 
-use super::connection::{acquire, at, settle};
+use super::connection::{acquire, at};
 use super::plain::{is_plain, write_plain};
 use super::reach::Reach;
 use crate::store::batch::BatchWriter;
@@ -20,20 +23,80 @@ use crate::store::text::prefix;
 
 const COMMIT: &str = include_str!("commit.sql");
 
+/// A connection that was idle for so long may have been cut meanwhile: the pool looks at it.
+const LOOK_AFTER_IDLE: Duration = Duration::from_secs(1);
+/// Longest time that a connection stays away from the pool, which bounds its life.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+
 /// Carries out the batches of the group commit.
+///
+/// It keeps its connections from one batch to the next: a pool asks the database whether each connection that comes
+/// back is still good, a second round trip for every write, and the next write would wait for it.
 pub(super) struct Writer {
-    pub(super) pool: PgPool,
-    pub(super) reach: Reach,
-    pub(super) call_timeout: Duration,
+    pool: PgPool,
+    reach: Reach,
+    call_timeout: Duration,
+    /// Those that no write has; as many as there are writes at once.
+    kept: Mutex<Vec<Kept>>,
+}
+
+struct Kept {
+    connection: PoolConnection<Postgres>,
+    /// When it came from the pool.
+    since: Instant,
+    /// When its last write ended.
+    used: Instant,
+}
+
+impl Writer {
+    pub(super) fn new(pool: PgPool, reach: Reach, call_timeout: Duration) -> Self {
+        Self { pool, reach, call_timeout, kept: Mutex::default() }
+    }
+
+    /// A connection that has just been used, or one from the pool.
+    async fn take(&self) -> Result<Kept, Failure> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(kept) = kept
+            && kept.used.elapsed() < LOOK_AFTER_IDLE
+            && kept.since.elapsed() < KEPT_FOR
+        {
+            return Ok(kept);
+        }
+        // The other one has gone back to the pool.
+        let connection = acquire(&self.pool, &self.reach, self.call_timeout).await?;
+        let now = Instant::now();
+        Ok(Kept { connection, since: now, used: now })
+    }
+
+    fn keep(&self, mut kept: Kept) {
+        if self.pool.is_closed() {
+            return;
+        }
+        kept.used = Instant::now();
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
+    }
+
+    /// Gives back what it has and closes the pool. No write may be under way.
+    pub(super) async fn close(&self) {
+        drop(std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner)));
+        self.pool.close().await;
+    }
 }
 
 #[async_trait]
 impl BatchWriter for Writer {
     #[tracing::instrument(name = "store.commit", skip_all, fields(commits = commits.len()))]
     async fn write(&self, commits: &[RunCommit]) -> Result<Vec<CommitOutcome>, Failure> {
-        let mut connection = acquire(&self.pool, &self.reach, self.call_timeout).await?;
-        let outcome = tokio::time::timeout(self.call_timeout, write_any(&mut connection, commits)).await.ok();
-        settle(connection, outcome)
+        let mut kept = self.take().await?;
+        let outcome = tokio::time::timeout(self.call_timeout, write_any(&mut kept.connection, commits)).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(Failure::too_slow()));
+        if matches!(outcome, Err(Failure::Unavailable(_))) {
+            // Nobody knows what it still does.
+            kept.connection.close_on_drop();
+        } else {
+            self.keep(kept);
+        }
+        outcome
     }
 }
 

@@ -16,7 +16,7 @@ use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
 
 use super::commit::Writer;
 use super::reach::Reach;
-use crate::store::batch::GroupCommit;
+use crate::store::batch::{BatchWriter, GroupCommit};
 use crate::store::failure::Failure;
 use crate::store::schema::{MIGRATIONS, Migrated, MigrationRow, SchemaVersion};
 
@@ -25,14 +25,14 @@ static MIGRATOR: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("m
 /// Durable writes under way at once: while one waits for the disk, the other is worked out.
 const WRITERS: u32 = 2;
 
-/// A writer's connection that was idle for so long is asked whether it is still there.
+/// A connection that was idle for so long is asked whether it is still there.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// The port on Postgres 14 or newer. Clones share their connections.
 #[derive(Clone)]
 pub struct PostgresStore {
     pool: PgPool,
-    writers: PgPool,
+    writer: Arc<Writer>,
     pub(super) commits: Arc<GroupCommit>,
     options: PgConnectOptions,
     reach: Reach,
@@ -63,17 +63,18 @@ impl PostgresStore {
             ("enable_bitmapscan", "off"),
             ("work_mem", "64MB"),
         ]);
-        let pool = pool(max_connections.saturating_sub(WRITERS).max(1), call_timeout).connect_lazy_with(limited);
-        let writers = pool_of_writers(call_timeout).connect_lazy_with(writing);
+        let pool = pool_of(max_connections.saturating_sub(WRITERS).max(1), call_timeout).connect_lazy_with(limited);
+        let writers = pool_of(WRITERS, call_timeout).connect_lazy_with(writing);
         // A pool tries again until its time is up and then only says so; a first connection by itself says at once
         // what is wrong.
         let first = tokio::time::timeout(call_timeout, options.connect()).await;
         // The server drops the connection if this fails.
         let _ = first.map_err(|_| Failure::too_slow())?.map_err(Failure::from)?.close().await;
         let reach = Reach::of(&options);
-        let writer = Arc::new(Writer { pool: writers.clone(), reach: reach.clone(), call_timeout });
-        let commits = Arc::new(GroupCommit::start(writer, WRITERS as usize, call_timeout));
-        Ok(Self { pool, writers, commits, options, reach, call_timeout })
+        let writer = Arc::new(Writer::new(writers, reach.clone(), call_timeout));
+        let batches: Arc<dyn BatchWriter> = Arc::<Writer>::clone(&writer);
+        let commits = Arc::new(GroupCommit::start(batches, WRITERS as usize, call_timeout));
+        Ok(Self { pool, writer, commits, options, reach, call_timeout })
     }
 
     /// Brings the schema to this build's version, and says what that took. Servers that start together take turns.
@@ -145,14 +146,11 @@ async fn migrate(connection: &mut PgConnection) -> Result<Migrated, MigrateError
     Ok(Migrated::between(&before, migrations(connection).await?))
 }
 
-fn pool(max_connections: u32, call_timeout: Duration) -> PgPoolOptions {
+fn pool_of(max_connections: u32, call_timeout: Duration) -> PgPoolOptions {
     // Half of a call's time, so that the error comes before the caller's own patience ends.
-    PgPoolOptions::new().max_connections(max_connections).acquire_timeout(call_timeout / 2)
-}
-
-fn pool_of_writers(call_timeout: Duration) -> PgPoolOptions {
-    // No ping before each batch; only a connection that has been idle may have been cut meanwhile.
-    pool(WRITERS, call_timeout).test_before_acquire(false).before_acquire(|connection, meta| {
+    let options = PgPoolOptions::new().max_connections(max_connections).acquire_timeout(call_timeout / 2);
+    // Each connection was asked when it came back; only one that has been idle may have been cut meanwhile.
+    options.test_before_acquire(false).before_acquire(|connection, meta| {
         Box::pin(async move {
             if meta.idle_for >= PING_AFTER_IDLE {
                 connection.ping().await?;
@@ -212,7 +210,7 @@ impl Store for PostgresStore {
     async fn close(&self) {
         self.commits.close().await;
         let both = async {
-            self.writers.close().await;
+            self.writer.close().await;
             self.pool.close().await;
         };
         if tokio::time::timeout(self.call_timeout, both).await.is_err() {

@@ -14,8 +14,18 @@ with moved as (
         duplicate_count = t.duplicate_count + r.duplicate,
         out_of_order_count = t.out_of_order_count + r.out_of_order,
         gap_count = t.gap_count + r.gaps
-    from unnest($1::uuid[], $2::int8[], $3::timestamptz[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[])
-        as r (run_id, expected_revision, now, seq, accepted, duplicate, out_of_order, gaps)
+    from (
+        -- In the select list the arrays are read as a stream; in FROM they would be copied once more.
+        select
+            unnest($1::uuid[]) as run_id,
+            unnest($2::int8[]) as expected_revision,
+            unnest($3::timestamptz[]) as now,
+            unnest($4::int8[]) as seq,
+            unnest($5::int8[]) as accepted,
+            unnest($6::int8[]) as duplicate,
+            unnest($7::int8[]) as out_of_order,
+            unnest($8::int8[]) as gaps
+    ) r
     where t.run_id = r.run_id
         and t.run_id = any ($1::uuid[])
         and t.revision = r.expected_revision
@@ -25,7 +35,6 @@ with moved as (
     insert into run_event (run_id, seq, event_id, payload, payload_hash, received_at)
     select e.run_id, e.seq, e.event_id, e.payload, e.payload_hash, e.received_at
     from (
-        -- In the select list the arrays are read as a stream; in FROM they would be copied once more.
         select
             unnest($9::uuid[]) as run_id,
             unnest($10::int8[]) as seq,
