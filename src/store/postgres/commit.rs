@@ -55,14 +55,16 @@ impl Writer {
 
     /// A connection that has just been used, or one from the pool.
     async fn take(&self) -> Result<Kept, Failure> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some(kept) = kept
-            && kept.used.elapsed() < LOOK_AFTER_IDLE
-            && kept.since.elapsed() < KEPT_FOR
-        {
+        let is_good = |kept: &Kept| kept.used.elapsed() < LOOK_AFTER_IDLE && kept.since.elapsed() < KEPT_FOR;
+        let kept = {
+            let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            // The others go back to the pool.
+            all.retain(is_good);
+            all.pop()
+        };
+        if let Some(kept) = kept {
             return Ok(kept);
         }
-        // The other one has gone back to the pool.
         let connection = acquire(&self.pool, &self.reach, self.call_timeout).await?;
         let now = Instant::now();
         Ok(Kept { connection, since: now, used: now })
