@@ -30,7 +30,7 @@ use crate::containers::idle::stop_idle;
 use crate::coordination::{EmbeddedCoordination, RedisBypass, RedisCoordination};
 use crate::data_dir::make_folder;
 use crate::evidence::ObjectEvidence;
-use crate::http::{AppState, configure};
+use crate::http::{AppState, configure, end_in_order, watch_connection};
 use crate::outbound::OutboundClient;
 use crate::proxy::PreviewParts;
 use crate::sandbox::{DaytonaSandbox, DockerContainers, DockerSandbox, ProcessSandbox, Sandboxes};
@@ -453,7 +453,8 @@ fn serve(config: &Config, state: &AppState, listener: TcpListener) -> Result<(So
     let failed = |error| StartError::Io { what: "the HTTP server does not start".to_owned(), error };
     let addr = listener.local_addr().map_err(failed)?;
     let data = web::Data::new(state.clone());
-    let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(configure))
+    let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(configure).wrap_fn(end_in_order))
+        .on_connect(watch_connection)
         .workers(config.server.workers)
         .max_connections(config.server.max_connections)
         .backlog(u32::try_from(BACKLOG).unwrap_or(2048))

@@ -14,6 +14,7 @@ const HOP_BY_HOP: &[&str] = &[
     "http2-settings",
     "keep-alive",
     "proxy-authenticate",
+    "proxy-authentication-info",
     "proxy-authorization",
     "proxy-connection",
     "te",
@@ -25,7 +26,7 @@ const HOP_BY_HOP: &[&str] = &[
 /// Made anew for the other side: where it goes, how long it is, and what was answered here already.
 const MADE_ANEW: &[&str] = &["content-length", "expect", "host"];
 
-/// Ours: no app gets to see them.
+/// Ours: no app gets to see them, or to have a client believe that they are ours.
 const OUR_CREDENTIALS: &[&str] =
     &["x-admin-token", "x-daemon-token", "x-internal-service-key", "x-terragon-internal-signature"];
 
@@ -75,7 +76,7 @@ pub fn response_headers(from: &upstream::HeaderMap, mut add: impl FnMut(client::
     let named = named_by_connection(from.get_all(upstream::CONNECTION).iter().map(upstream::HeaderValue::as_bytes));
     for (name, value) in from {
         let text = name.as_str();
-        let stays = [HOP_BY_HOP, BEYOND_THE_PREVIEW].iter().any(|list| list.contains(&text))
+        let stays = [HOP_BY_HOP, BEYOND_THE_PREVIEW, OUR_CREDENTIALS].iter().any(|list| list.contains(&text))
             || text == "content-length"
             || text.starts_with("x-accel-");
         if stays || named.iter().any(|named| named == text) || (text == "set-cookie" && sets_ours(value.as_bytes())) {

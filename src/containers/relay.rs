@@ -10,6 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::web::Payload;
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _};
 use hyper::body::Incoming;
+use hyper::header::{CONTENT_LENGTH, HeaderValue};
 use runwarden_actors::contract::limits::{CONTAINER_REQUEST_MAX_BYTES, CONTAINER_SESSION_ID_MAX_BYTES};
 use runwarden_actors::contract::{ContainerSessionId, ErrorCode, PortName};
 use tokio::time::{Instant, sleep_until};
@@ -22,7 +23,7 @@ use super::idle::InUse;
 use crate::http::ApiError;
 use crate::proxy::body::proxied_body;
 use crate::proxy::forward::{Checkout, ForwardError, LoneConnection};
-use crate::proxy::upload::{Upload, asks_for_websocket, framed_body, too_large};
+use crate::proxy::upload::{Upload, announces_nothing, asks_for_websocket, framed_body, too_large};
 use crate::proxy::{AnswerHead, Limit, Refusal, Stopping};
 
 /// What is asked of a container.
@@ -40,10 +41,13 @@ impl Containers {
     /// Carries the request to the session's container and the answer back.
     pub async fn proxy(&self, request: &HttpRequest, payload: Payload, asked: Asked<'_>) -> HttpResponse {
         let upload = Upload::new(payload);
-        self.walk(request, upload.clone(), asked).await.unwrap_or_else(|error| {
+        let answered = upload.unless_broken(self.walk(request, upload.clone(), asked)).await;
+        let mut response = answered.unwrap_or_else(|error| {
             tracing::debug!(session_id = asked.session, code = %error.code(), "request to a container refused");
-            error.error_response().map_body(|_, body| BoxBody::new(Refusal::new(body, upload)))
-        })
+            error.error_response().map_body(|_, body| BoxBody::new(Refusal::new(body, upload.clone())))
+        });
+        upload.close_unless_ended(&mut response);
+        response
     }
 
     async fn walk(&self, request: &HttpRequest, upload: Upload, asked: Asked<'_>) -> Result<HttpResponse, ApiError> {
@@ -105,6 +109,9 @@ impl Containers {
         *outgoing.request.uri_mut() =
             path.parse().map_err(|_| ApiError::invalid("the path cannot be a request target"))?;
         *outgoing.request.headers_mut() = request_headers(outgoing.from.headers(), &to.authority);
+        if announces_nothing(outgoing.from) {
+            outgoing.request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         let moved = outgoing.request.body().moved();
         let sending = to.connection.send(outgoing.request);
         tokio::pin!(sending);
@@ -136,6 +143,10 @@ impl Containers {
         response_headers(response.headers(), |name, value| {
             builder.append_header((name, value));
         });
+        if let Some(length) = head.length.filter(|_| head.status == StatusCode::NOT_MODIFIED) {
+            // Of the body that it stands for.
+            builder.append_header((CONTENT_LENGTH.as_str(), length));
+        }
         if matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             return Ok(builder.finish());
         }

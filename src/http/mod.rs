@@ -24,5 +24,6 @@ mod state;
 pub use error::{ApiError, status_of};
 use error_page::STYLE as ERROR_PAGE_STYLE;
 pub use error_page::answer as answer_for_people;
+pub use framing::{end_in_order, watch_connection};
 pub use routes::configure;
 pub use state::AppState;

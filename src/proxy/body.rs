@@ -36,6 +36,8 @@ struct ProxiedBody<H> {
     live: Watched<Live<H>>,
     /// What had come before anybody read.
     early: Option<Result<Bytes, BodyEnded>>,
+    /// Why it broke, while what came before is sent.
+    broken: Option<BodyEnded>,
     size: BodySize,
 }
 
@@ -66,8 +68,12 @@ pub fn proxied_body<H: 'static>(
         }
     }
     let size = length.map_or(BodySize::Stream, BodySize::Sized);
-    let body =
-        ProxiedBody { live: Watched::new(Live { incoming, checkout, _held: held }, limit, revoked), early, size };
+    let body = ProxiedBody {
+        live: Watched::new(Live { incoming, checkout, _held: held }, limit, revoked),
+        early,
+        broken: None,
+        size,
+    };
     body.finish_at_end();
     BoxBody::new(body)
 }
@@ -98,6 +104,23 @@ impl<H: 'static> MessageBody for ProxiedBody<H> {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyEnded>>> {
+        if let Some(broken) = self.broken.take() {
+            return Poll::Ready(Some(Err(broken)));
+        }
+        match std::task::ready!(self.poll_part(cx)) {
+            Some(Err(broken)) => {
+                // The library drops what it has not sent yet when a body fails, the answer's head too: a turn for that.
+                self.broken = Some(broken);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            part => Poll::Ready(part),
+        }
+    }
+}
+
+impl<H: 'static> ProxiedBody<H> {
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyEnded>>> {
         if let Some(early) = self.early.take() {
             return Poll::Ready(Some(early));
         }

@@ -4,13 +4,15 @@
 //! - [`path`]: which paths are forwarded
 //! - [`headers`], [`returned`]: which headers cross, and how they are rewritten; `location` for redirects
 //! - [`forward`]: connections to upstreams, each session's own
-//! - [`upload`], [`body`]: a body on its way there and back; `watched` ends what lasts too long
+//! - [`upload`], [`body`]: a body on its way there and back; `ahead` sees at once that it is broken, `watched` ends what
+//!   lasts too long
 //! - [`websocket`]: a tunnel once both sides have agreed
 //! - [`slot`]: a session's few places; `strangers` for those who show no cookie
 //! - [`stopping`]: how what is under way ends with the server
 //! - [`probe`]: the health look at a preview that is coming up
 //! - [`parts`]: by what previews reach the world
 
+mod ahead;
 pub mod body;
 pub mod forward;
 pub mod headers;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use runwarden_actors::contract::ErrorCode;
 use runwarden_actors::contract::limits::PROXY_REQUEST_MAX_BYTES;
 use runwarden_actors::preview::{AddressError, OpenSession};
@@ -18,7 +18,7 @@ use super::headers::{Crossing, request_headers};
 use super::parts::ProxyTimeouts;
 use super::returned::response_headers;
 use super::stopping::Stopping;
-use super::upload::{ClientBody, RequestBody, too_large};
+use super::upload::{ClientBody, RequestBody, announces_nothing, too_large};
 use super::watched::Limit;
 use super::websocket::Tunnel;
 use crate::http::ApiError;
@@ -56,6 +56,9 @@ impl Relay<'_> {
             .parse()
             .map_err(|_| ApiError::new(ErrorCode::ProxyPathDenied, "the path cannot be a request target"))?;
         *outgoing.headers_mut() = request_headers(request.headers(), self.crossing);
+        if tunnel.is_none() && announces_nothing(request) {
+            outgoing.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         let sent = tokio::select! {
             sent = timeout_at(self.deadline, send(self.destination, outgoing, self.timeouts.connect)) => sent,
             () = self.open.cancelled().cancelled() => {

@@ -20,6 +20,7 @@ const NOT_RETURNED: &[&str] = &[
     "edge-control",
     "nel",
     "proxy-authenticate",
+    "proxy-authentication-info",
     "proxy-connection",
     "public-key-pins",
     "refresh",

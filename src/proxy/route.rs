@@ -61,12 +61,13 @@ pub async fn proxy(
 ) -> HttpResponse {
     let proxy_req_id = services.deps.run.ids.uuid_v7();
     let upload = Upload::new(payload);
-    let answered = walk(services, request, upload.clone(), &asked, proxy_req_id).await;
+    let answered = upload.unless_broken(walk(services, request, upload.clone(), &asked, proxy_req_id)).await;
     let mut response = answered.unwrap_or_else(|error| {
         tracing::debug!(preview_session_id = %asked.session, %proxy_req_id, code = %error.code(), "proxied request refused");
         let refusal = answer_for_people(request, &error, &services.settings.frame_ancestors);
-        refusal.map_body(|_, body| BoxBody::new(Refusal { body, _upload: upload }))
+        refusal.map_body(|_, body| BoxBody::new(Refusal { body, _upload: upload.clone() }))
     });
+    upload.close_unless_ended(&mut response);
     if let Ok(value) = HeaderValue::from_str(proxy_req_id.hyphenated().encode_lower(&mut Uuid::encode_buffer())) {
         response.headers_mut().insert(PROXY_REQ_ID, value);
     }

@@ -1,43 +1,23 @@
 //! What the client sends after its head, on its way to the upstream, counted.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use actix_web::HttpRequest;
-use actix_web::error::PayloadError;
-use actix_web::http::header::{self, HeaderMap, HeaderName};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, Version};
-use actix_web::web::{Bytes, Payload};
-use futures_util::Stream;
+use actix_web::web::Bytes;
+use futures_util::Stream as _;
 use hyper::body::{Body, Frame, SizeHint};
 use runwarden_actors::contract::ErrorCode;
 use runwarden_actors::contract::limits::PROXY_REQUEST_MAX_BYTES;
 use thiserror::Error;
 use tokio::time::Instant;
 
+pub use super::ahead::Upload;
 use crate::http::ApiError;
-
-/// The client's bytes. Whoever refuses the request keeps them until the refusal is sent: the server closes a connection
-/// whose request was not read, and would wait for the rest of one that nobody wants to read any more.
-#[derive(Clone)]
-pub struct Upload(Rc<RefCell<Payload>>);
-
-impl Upload {
-    /// Of a request.
-    pub fn new(payload: Payload) -> Self {
-        Self(Rc::new(RefCell::new(payload)))
-    }
-}
-
-impl Stream for Upload {
-    type Item = Result<Bytes, PayloadError>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_next(cx)
-    }
-}
 
 /// A request's body on its way, counted.
 pub struct RequestBody {
@@ -173,18 +153,31 @@ pub(crate) fn framed_body(request: &HttpRequest, payload: Upload, max: u64) -> R
     })
 }
 
+/// Whether the client says that there is no body (RFC 9110, 8.6): some apps refuse a POST that does not.
+pub(crate) fn announces_nothing(request: &HttpRequest) -> bool {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    length.is_some_and(|length| length.parse::<u64>() == Ok(0))
+}
+
 pub(crate) fn too_large(max: u64) -> ApiError {
     let message = format!("a request to a preview may have {max} bytes");
     ApiError::new(ErrorCode::PayloadTooLarge, message)
 }
 
-/// Whether the request is a WebSocket's handshake (RFC 6455, 4.1).
+/// Whether the request is a WebSocket's handshake (RFC 6455, 4.1). One with a body, or that offers something else too, is
+/// none: the library would not hand the connection over.
 pub(crate) fn asks_for_websocket(request: &HttpRequest) -> bool {
     let headers = request.headers();
     request.method() == Method::GET
         && request.version() == Version::HTTP_11
-        && names(headers, &header::UPGRADE, "websocket")
+        && takes_the_connection(headers)
         && names(headers, &header::CONNECTION, "upgrade")
+}
+
+/// Whether the library takes everything behind this head for the request's own, whatever length it announces.
+pub(crate) fn takes_the_connection(headers: &HeaderMap) -> bool {
+    let websocket = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
+    headers.get_all(header::UPGRADE).any(websocket) && !headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 fn names(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {

@@ -19,6 +19,7 @@ mod checklist_7_3c;
 mod error_table;
 mod files;
 mod later;
+mod messages;
 mod primitives;
 mod strangers;
 mod switches;

@@ -1,4 +1,5 @@
-// The app in a container. Port 3000 speaks HTTP; port 4000 answers each connection with the bytes of the head that it got.
+// The app in a container. Port 3000 speaks HTTP; port 4000 answers each connection with the bytes of the head that it got;
+// port 4500 answers with bytes that are prepared for each path.
 const http = require('node:http');
 const net = require('node:net');
 
@@ -101,3 +102,27 @@ net.createServer((socket) => {
     }
   });
 }).listen(4000, '0.0.0.0');
+
+const chunked = 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n';
+const prepared = {
+  '/stream': `${chunked}5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n`,
+  '/bad-chunk': `${chunked}ZZ\r\nhello\r\n0\r\n\r\n`,
+  '/bad-later': `${chunked}5\r\nhello\r\nZZ\r\n`,
+  '/until-close': 'HTTP/1.1 200 OK\r\n\r\nhello world',
+  '/not-modified': 'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\nContent-Length: 99\r\n\r\n',
+  '/reason': 'HTTP/1.1 299 My own reason\r\nContent-Length: 2\r\n\r\nab',
+  '/ours': 'HTTP/1.1 200 OK\r\nX-Internal-Service-Key: k\r\nX-Daemon-Token: k\r\nX-Admin-Token: k\r\n'
+    + 'X-Terragon-Internal-Signature: k\r\nProxy-Authenticate: Basic\r\nProxy-Authentication-Info: x\r\n'
+    + 'Authentication-Info: x\r\nContent-Length: 0\r\n\r\n',
+};
+
+net.createServer((socket) => {
+  let head = '';
+  socket.on('error', () => {});
+  socket.on('data', (part) => {
+    head += part;
+    if (head.includes('\r\n\r\n')) {
+      socket.end(prepared[head.split(' ')[1]]);
+    }
+  });
+}).listen(4500, '0.0.0.0');

@@ -19,6 +19,8 @@ use crate::raw::{Answer, Raw};
 pub const APP: u16 = 3000;
 /// Where it answers with the bytes that it got.
 pub const ECHO: u16 = 4000;
+/// Where it answers with bytes that are prepared for each path.
+pub const PREPARED: u16 = 4500;
 /// Where nobody listens.
 pub const CLOSED: u16 = 5999;
 /// The two routes that show previews.

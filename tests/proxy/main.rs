@@ -22,6 +22,7 @@ mod addresses;
 mod audit;
 mod bodies;
 mod bypass;
+mod endings;
 mod enter;
 mod framing;
 mod headers;
