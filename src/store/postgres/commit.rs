@@ -26,7 +26,7 @@ const COMMIT: &str = include_str!("commit.sql");
 /// A connection that was idle for so long may have been cut meanwhile: the pool looks at it.
 const LOOK_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// Longest time that a connection stays away from the pool, which bounds its life.
-const KEPT_FOR: Duration = Duration::from_secs(60);
+const KEPT_FOR: Duration = Duration::from_mins(1);
 
 /// Carries out the batches of the group commit.
 ///
