@@ -22,6 +22,7 @@ mod error_table;
 mod files;
 mod files_raced;
 mod later;
+mod misuse;
 mod primitives;
 mod strangers;
 mod switches;
