@@ -114,9 +114,17 @@ fn workspace(raw: &RawSettings) -> Result<String, ConfigError> {
     let path = raw.get("CONTAINER_WORKSPACE").unwrap_or(crate::sandbox::DOCKER_REPO_DIR);
     let fine = |segment: &str| !matches!(segment, "" | "." | "..") && !segment.contains(char::is_control);
     match path.strip_prefix('/') {
-        Some(rest) if rest.split('/').all(fine) => Ok(path.to_owned()),
-        _ => Err(raw.invalid("CONTAINER_WORKSPACE", "an absolute path such as `/workspace`")),
+        Some(rest) if rest.split('/').all(fine) && !is_the_engines(rest) => Ok(path.to_owned()),
+        _ => {
+            let expected = "an absolute path such as `/workspace`, not below `/proc`, `/sys` or `/dev`, and not `/tmp`";
+            Err(raw.invalid("CONTAINER_WORKSPACE", expected))
+        }
     }
+}
+
+/// Where the engine mounts something of its own, or we do.
+fn is_the_engines(path: &str) -> bool {
+    path == "tmp" || matches!(path.split('/').next(), Some("proc" | "sys" | "dev"))
 }
 
 fn switch(raw: &RawSettings, name: &'static str) -> Result<Option<bool>, ConfigError> {
@@ -161,6 +169,11 @@ mod tests {
             ("CONTAINER_NETWORK", "container:x", "the name of a network"),
             ("CONTAINER_WORKSPACE", "/a/../b", "an absolute path"),
             ("CONTAINER_WORKSPACE", "/", "an absolute path"),
+            ("CONTAINER_WORKSPACE", "workspace", "an absolute path"),
+            ("CONTAINER_WORKSPACE", "/proc", "not below `/proc`"),
+            ("CONTAINER_WORKSPACE", "/sys/kernel", "not below `/proc`"),
+            ("CONTAINER_WORKSPACE", "/dev/shm", "not below `/proc`"),
+            ("CONTAINER_WORKSPACE", "/tmp", "not `/tmp`"),
             ("CONTAINER_PIDS_MAX", "1", "from 2 to 100000"),
             ("CONTAINER_EVENTS", "yes", "`on` or `off`"),
         ] {

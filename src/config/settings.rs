@@ -187,7 +187,11 @@ pub const SETTINGS: &[Setting] = &[
         "Image of containers whose creator names none; the engine must have it, nothing is pulled.",
     ),
     setting("CONTAINER_NETWORK", "bridge", "Network of the engine that created containers join."),
-    setting("CONTAINER_WORKSPACE", "/workspace", "Folder of a container's workspace, a volume that goes with it."),
+    setting(
+        "CONTAINER_WORKSPACE",
+        "/workspace",
+        "Folder of a container's workspace, a volume that goes with it. Not below `/proc`, `/sys` or `/dev`.",
+    ),
     setting(
         "CONTAINER_MEMORY_MAX_BYTES",
         "2147483648",

@@ -33,7 +33,7 @@ pub enum PreviewError {
     Unverified {
         /// Session.
         id: String,
-        /// What the engine says, or that it says nothing.
+        /// That there is none, or that the engine cannot say; none of the engine's own words.
         why: String,
     },
     /// 500.

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::Containers;
 use super::error::PreviewError;
 use super::relay::Unconnected;
+use crate::proxy::AnswerHead;
 use crate::proxy::forward::ForwardError;
 use crate::proxy::upload::RequestBody;
 
@@ -65,6 +66,9 @@ impl Containers {
         request.headers_mut().insert(hyper::header::CONNECTION, fixed("close"));
         match timeout(ANSWER_WITHIN, connected.connection.send(request)).await {
             Ok(Ok((response, _))) => {
+                if let Err(error) = AnswerHead::read(&response) {
+                    return Err(("not_http", format!("the app's answer cannot be used: {}", error.message())));
+                }
                 let status = response.status().as_u16();
                 let reason = (status >= 500).then_some("server_error");
                 Ok(Health {

@@ -144,7 +144,12 @@ impl Containers {
         match self.0.engine.inspect(session).await {
             Ok(view) if view.running => Ok(view),
             Ok(_) => Err(PreviewError::NotRunning(id())),
-            Err(why) => Err(PreviewError::Unverified { id: id(), why: why.to_string() }),
+            Err(error) => {
+                if !matches!(error, ContainerError::NotFound(_)) {
+                    tracing::warn!(session_id = %session, %error, "a container could not be looked at");
+                }
+                Err(PreviewError::Unverified { id: id(), why: error.for_everybody() })
+            }
         }
     }
 }
@@ -159,5 +164,5 @@ pub struct Turn {
 /// As the locked table says it of a name that no container can have.
 pub fn no_such_container(id: &str) -> PreviewError {
     let why = ContainerError::NotFound(format!("sandbox-session-{id}"));
-    PreviewError::Unverified { id: id.to_owned(), why: why.to_string() }
+    PreviewError::Unverified { id: id.to_owned(), why: why.for_everybody() }
 }

@@ -29,7 +29,7 @@ use crate::proxy::{AnswerHead, Limit, Refusal, Stopping};
 /// What is asked of a container.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
-    /// Session, as it stands in the path.
+    /// Session, as it stands in the path, without needless escapes.
     pub session: &'a str,
     /// The port's name, where it has one.
     pub name: Option<&'a str>,
@@ -44,7 +44,7 @@ impl Containers {
         let answered = upload.unless_broken(self.walk(request, upload.clone(), asked)).await;
         let mut response = answered.unwrap_or_else(|error| {
             tracing::debug!(session_id = asked.session, code = %error.code(), "request to a container refused");
-            error.error_response().map_body(|_, body| BoxBody::new(Refusal::new(body, upload.clone())))
+            error.as_locked().error_response().map_body(|_, body| BoxBody::new(Refusal::new(body, upload.clone())))
         });
         upload.close_unless_ended(&mut response);
         response

@@ -21,8 +21,10 @@ fn state(request: &HttpRequest) -> Result<&AppState, ApiError> {
 
 fn knows_internal_key(request: &HttpRequest) -> Result<bool, ApiError> {
     let state = state(request)?;
-    let given = request.headers().get(HEADER_INTERNAL_SERVICE_KEY);
-    Ok(given.is_some_and(|given| state.internal_key.matches(given.as_bytes())))
+    // Of two, whoever stands in front may have looked at the other one.
+    let mut given = request.headers().get_all(HEADER_INTERNAL_SERVICE_KEY);
+    let only = given.next().filter(|_| given.next().is_none());
+    Ok(only.is_some_and(|given| state.internal_key.matches(given.as_bytes())))
 }
 
 /// A host application that knows the shared key; everybody else gets 403 (section 3).
@@ -34,7 +36,7 @@ impl FromRequest for InternalCaller {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         ready(knows_internal_key(request).and_then(|knows| {
-            let message = || format!("{HEADER_INTERNAL_SERVICE_KEY} is missing or wrong");
+            let message = || format!("{HEADER_INTERNAL_SERVICE_KEY} is missing, wrong or there more than once");
             if knows { Ok(Self) } else { Err(ApiError::new(ErrorCode::PermissionDenied, message())) }
         }))
     }

@@ -68,6 +68,12 @@ impl ApiError {
         Self { locked: Some(error), ..Self::new(code, message) }
     }
 
+    /// The same on a locked route: beside it stands the status's name, unless the table has another word.
+    #[must_use]
+    pub fn as_locked(self) -> Self {
+        Self { locked: self.locked.or_else(|| self.status_code().canonical_reason()), ..self }
+    }
+
     /// `invalid_request`.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::InvalidRequest, message)

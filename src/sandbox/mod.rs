@@ -19,7 +19,7 @@ mod router;
 pub use self::daytona::{DaytonaSandbox, DaytonaSettings};
 pub use self::docker::{
     Command, ContainerError, ContainerLife, ContainerSpec, ContainerView, DOCKER_REPO_DIR, DockerContainers,
-    DockerHostError, DockerSandbox, Endpoint, Entry, EntryKind, FileError, Listing, Outcome, Surroundings,
+    DockerHostError, DockerSandbox, Endpoint, Entry, EntryKind, FileError, Listing, Outcome, Surroundings, Workspace,
     is_docker_host,
 };
 pub use self::e2b::E2bSandbox;

@@ -6,39 +6,39 @@ use crate::app::{INTERNAL_KEY, block_on};
 use crate::primitives::started;
 use crate::world::World;
 
-struct Files {
-    world: World,
-    id: String,
+pub struct Files {
+    pub world: World,
+    pub id: String,
 }
 
 impl Files {
-    async fn new(prefix: &'static str) -> Self {
+    pub async fn new(prefix: &'static str) -> Self {
         let (world, id) = started(prefix).await;
         Self { world, id }
     }
 
-    async fn send(&self, method: reqwest::Method, query: &str, body: Vec<u8>) -> (u16, Vec<u8>) {
+    pub async fn send(&self, method: reqwest::Method, query: &str, body: Vec<u8>) -> (u16, Vec<u8>) {
         let url = format!("{}/api/internal/sessions/{}/files?{query}", self.world.server.url, self.id);
         let request = self.world.server.http.request(method, url).header("X-Internal-Service-Key", INTERNAL_KEY);
         let answer = request.body(body).send().await.unwrap();
         (answer.status().as_u16(), answer.bytes().await.unwrap().to_vec())
     }
 
-    async fn get(&self, query: &str) -> (u16, Vec<u8>) {
+    pub async fn get(&self, query: &str) -> (u16, Vec<u8>) {
         self.send(reqwest::Method::GET, query, Vec::new()).await
     }
 
-    async fn json(&self, query: &str) -> (u16, Value) {
+    pub async fn json(&self, query: &str) -> (u16, Value) {
         let (status, body) = self.get(query).await;
         (status, serde_json::from_slice(&body).unwrap())
     }
 
-    async fn put(&self, path: &str, body: impl Into<Vec<u8>>) -> (u16, Value) {
+    pub async fn put(&self, path: &str, body: impl Into<Vec<u8>>) -> (u16, Value) {
         let (status, body) = self.send(reqwest::Method::PUT, &format!("path={path}"), body.into()).await;
         (status, serde_json::from_slice(&body).unwrap())
     }
 
-    async fn sh(&self, script: &str) -> String {
+    pub async fn sh(&self, script: &str) -> String {
         let (_, answer) = self.world.exec(&self.id, json!({"command": ["sh", "-c", script]})).await;
         assert_eq!(answer["exitCode"], 0, "{answer}");
         answer["stdout"].as_str().unwrap().to_owned()

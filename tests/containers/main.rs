@@ -11,15 +11,19 @@ mod postgres;
 #[path = "../proxy/raw.rs"]
 mod raw;
 
+mod fake_engine;
 mod world;
 
 mod checklist_7_3a;
 mod checklist_7_3b;
 mod checklist_7_3c;
+mod engine_answers;
 mod error_table;
 mod files;
+mod files_raced;
 mod later;
 mod messages;
+mod misuse;
 mod primitives;
 mod strangers;
 mod switches;

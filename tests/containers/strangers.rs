@@ -1,7 +1,6 @@
 //! Whose address it is: the engine is asked each time, and once more before anything is sent.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
@@ -9,7 +8,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::app::{Db, Options, TestServer, block_on};
-use crate::docker::{DockerEngine, NETWORK};
+use crate::docker::DockerEngine;
+use crate::fake_engine::{container, engine, own_address};
 use crate::raw::Raw;
 use crate::world::{APP, Place, ROUTES, World};
 
@@ -50,50 +50,6 @@ fn a_container_restarted_at_another_address_is_found_there_and_never_the_strange
             "first request: {old} answered as mine; then a stranger had {old}; second request: {new} answered as mine"
         );
     });
-}
-
-/// An engine that says what a test tells it about the only container that it has; one answer for each question.
-async fn engine(answers: impl Fn(usize) -> serde_json::Value + Send + Sync + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (answers, asked) = (Arc::new(answers), Arc::new(AtomicUsize::new(0)));
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let (answers, asked) = (Arc::clone(&answers), Arc::clone(&asked));
-            tokio::spawn(async move {
-                let mut head = Vec::new();
-                while let Ok(byte) = stream.read_u8().await {
-                    head.push(byte);
-                    if head.ends_with(b"\r\n\r\n") {
-                        let text = String::from_utf8_lossy(&head).into_owned();
-                        head.clear();
-                        let body = if text.contains("/containers/") {
-                            answers(asked.fetch_add(1, Ordering::SeqCst))
-                        } else {
-                            json!({"ApiVersion": "1.41", "Version": "20.10"})
-                        };
-                        let body = body.to_string();
-                        let answer = format!(
-                            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                            body.len()
-                        );
-                        if stream.write_all(answer.as_bytes()).await.is_err() {
-                            return;
-                        }
-                    }
-                }
-            });
-        }
-    });
-    format!("tcp://{address}")
-}
-
-fn container(id: &str, started: &str, endpoint: &str, address: &str) -> serde_json::Value {
-    json!({
-        "Id": id, "Name": "/sandbox-session-s",
-        "State": {"Status": "running", "Running": true, "Paused": false, "StartedAt": started},
-        "NetworkSettings": {"Networks": {"bridge": {"IPAddress": address, "EndpointID": endpoint}}},
-    })
 }
 
 /// The address changes hands between the question and the connection: the stranger has taken the connection, and gets
@@ -142,13 +98,4 @@ fn whoever_took_the_address_while_it_was_connected_to_is_sent_nothing() {
             }
         }
     });
-}
-
-/// An address of this machine that is not loopback: its own in the containers' network.
-async fn own_address() -> IpAddr {
-    let engine = DockerEngine::shared();
-    engine.network().await;
-    let network = engine.client().await.inspect_network(NETWORK, None).await.unwrap();
-    let gateway = network.ipam.unwrap().config.unwrap().into_iter().find_map(|config| config.gateway).unwrap();
-    gateway.split('/').next().unwrap().parse().unwrap()
 }

@@ -178,6 +178,8 @@ pub const CONTAINER_REQUEST_MAX_BYTES: u64 = 1024 * 1024 * 1024;
 pub const CONTAINER_QUESTIONS_MAX: usize = 32;
 /// How long such a question may wait for its turn, and again for its answer.
 pub const CONTAINER_QUESTION_TIMEOUT_MS: u64 = 10_000;
+/// Largest answer of the Docker engine that is read whole: a list of some thousand containers.
+pub const CONTAINER_ENGINE_ANSWER_MAX_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Seconds that a session's container has between the request to stop and its end (section 8).
 pub const CONTAINER_STOP_GRACE_MAX_SECONDS: u32 = 10;

@@ -1,17 +1,22 @@
 //! `GET|PUT /api/internal/sessions/{id}/files?path=…` (section 8): the files of a session's workspace.
 
+use std::future::{Ready, ready};
+
+use actix_web::dev::Payload;
 use actix_web::http::header::ContentType;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use runwarden_actors::contract::ErrorCode;
 use runwarden_actors::contract::limits::CONTAINER_FILE_MAX_BYTES;
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::super::auth::SessionCaller;
 use super::super::body::read_body;
 use super::super::{ApiError, AppState};
+use super::escapes::is_utf8;
 use super::session_id;
-use crate::sandbox::{Entry, EntryKind, FileError};
+use crate::sandbox::{Entry, EntryKind, FileError, Workspace};
 
 /// What is asked of a path.
 #[derive(Deserialize, Clone, Copy, Default)]
@@ -84,9 +89,28 @@ impl From<FileError> for ApiError {
             FileError::Outside(_) => ErrorCode::PermissionDenied,
             FileError::NotFound(_) => ErrorCode::NotFound,
             FileError::TooLarge(_) => ErrorCode::PayloadTooLarge,
-            FileError::NoWorkspace(_) | FileError::Failed(_) => ErrorCode::Conflict,
+            FileError::NoWorkspace(_) | FileError::Replaced(_) | FileError::Failed(_) => ErrorCode::Conflict,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+/// A query whose text is what the caller wrote. The names of files are taken from it, and a byte that is no text would
+/// make another name of one.
+pub(in crate::http) struct TextQuery<T>(T);
+
+impl<T: DeserializeOwned> FromRequest for TextQuery<T> {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let query = request.query_string();
+        let read = if is_utf8(query) {
+            web::Query::<T>::from_query(query).map_err(|error| ApiError::invalid(error.to_string()))
+        } else {
+            Err(ApiError::invalid("the query must be UTF-8, also where it is escaped"))
+        };
+        ready(read.map(|query| Self(query.into_inner())))
     }
 }
 
@@ -117,21 +141,21 @@ pub(in crate::http) async fn get(
     state: web::Data<AppState>,
     _: SessionCaller,
     session: web::Path<String>,
-    query: web::Query<FileQuery>,
+    query: TextQuery<FileQuery>,
 ) -> Result<HttpResponse, ApiError> {
-    let session = session_id(&session)?;
-    let (engine, root) = (state.containers.engine(), &state.containers.settings().around.workspace);
+    let (session, query) = (session_id(&session)?, query.0);
+    let mark = state.deps.ids.uuid_v7().to_string();
+    let engine = state.containers.engine();
+    let within = Workspace { session: &session, root: &state.containers.settings().around.workspace, mark: &mark };
     let _turn = state.containers.turn(&session)?;
     Ok(match query.op {
         FileOperation::Read => {
-            let bytes = engine.read_file(&session, root, &query.path).await?;
+            let bytes = engine.read_file(&within, &query.path).await?;
             HttpResponse::Ok().content_type(ContentType::octet_stream()).body(bytes)
         }
-        FileOperation::Stat => {
-            HttpResponse::Ok().json(EntryBody::from(engine.stat_file(&session, root, &query.path).await?))
-        }
+        FileOperation::Stat => HttpResponse::Ok().json(EntryBody::from(engine.stat_file(&within, &query.path).await?)),
         FileOperation::List => {
-            let listing = engine.list_files(&session, root, &query.path).await?;
+            let listing = engine.list_files(&within, &query.path).await?;
             let entries = listing.entries.into_iter().map(EntryBody::from).collect();
             HttpResponse::Ok().json(ListBody { entries, truncated: listing.truncated })
         }
@@ -153,7 +177,7 @@ pub(in crate::http) async fn get(
         (status = 400, description = "`invalid_request`: the path, or what is there is no file", body = ref("#/components/schemas/ErrorBody")),
         (status = 403, description = "`permission_denied`: `Forbidden`, or a link", body = ref("#/components/schemas/ErrorBody")),
         (status = 404, description = "`not_found`: no such container", body = ref("#/components/schemas/ErrorBody")),
-        (status = 409, description = "`conflict`: the container does not run, or could not do it", body = ref("#/components/schemas/ErrorBody")),
+        (status = 409, description = "`conflict`: the container does not run, or could not do it, or has put something else there at once", body = ref("#/components/schemas/ErrorBody")),
         (status = 413, description = "`payload_too_large`: at most 8 MiB", body = ref("#/components/schemas/ErrorBody")),
         (status = 429, description = "`concurrency_limited`: 64 commands are under way", body = ref("#/components/schemas/ErrorBody")),
         (status = 502, description = "`upstream_unreachable`: the engine refused or is away", body = ref("#/components/schemas/ErrorBody")),
@@ -166,13 +190,14 @@ pub(in crate::http) async fn put(
     _: SessionCaller,
     request: HttpRequest,
     session: web::Path<String>,
-    query: web::Query<WriteQuery>,
+    query: TextQuery<WriteQuery>,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let session = session_id(&session)?;
     let bytes = read_body(&request, payload, CONTAINER_FILE_MAX_BYTES).await?;
-    let (engine, root) = (state.containers.engine(), &state.containers.settings().around.workspace);
+    let mark = state.deps.ids.uuid_v7().to_string();
+    let within = Workspace { session: &session, root: &state.containers.settings().around.workspace, mark: &mark };
     let _turn = state.containers.turn(&session)?;
-    engine.write_file(&session, root, &query.path, &bytes).await?;
-    Ok(HttpResponse::Ok().json(EntryBody::from(engine.stat_file(&session, root, &query.path).await?)))
+    let written = state.containers.engine().write_file(&within, &query.0.path, &bytes).await?;
+    Ok(HttpResponse::Ok().json(EntryBody::from(written)))
 }

@@ -2,15 +2,13 @@
 //! is no such route.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use runwarden_actors::contract::limits::INTERNAL_BODY_MAX_BYTES;
 use runwarden_actors::contract::{ContainerSessionId, PortName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::auth::SessionCaller;
-use super::super::body::read_body;
 use super::super::{ApiError, AppState};
-use super::previews::port_of;
+use super::previews::read_port;
 use super::session_id;
 use crate::containers::error::PreviewError;
 use crate::containers::no_such_container;
@@ -48,6 +46,10 @@ pub(in crate::http) struct HealthQuery {
 
 fn only_if(on: bool) -> Result<(), ApiError> {
     if on { Ok(()) } else { Err(ApiError::not_found("route, or it does not take this method")) }
+}
+
+fn port_name(text: &str) -> Result<PortName, ApiError> {
+    PortName::parse(text).map_err(|error| ApiError::from(error).as_locked())
 }
 
 fn not_registered(session: &ContainerSessionId, name: Option<&PortName>) -> PreviewError {
@@ -99,7 +101,7 @@ pub(in crate::http) async fn remove_named(
 ) -> Result<HttpResponse, ApiError> {
     let settings = state.containers.settings();
     only_if(settings.removal && settings.named_ports)?;
-    removed(&state, &session_id(&path.0)?, Some(&PortName::parse(&path.1)?))
+    removed(&state, &session_id(&path.0)?, Some(&port_name(&path.1)?))
 }
 
 fn removed(state: &AppState, session: &ContainerSessionId, name: Option<&PortName>) -> Result<HttpResponse, ApiError> {
@@ -136,8 +138,8 @@ pub(in crate::http) async fn register_named(
 ) -> Result<HttpResponse, ApiError> {
     only_if(state.containers.settings().named_ports)?;
     let (session, name) = path.into_inner();
-    let name = PortName::parse(name)?;
-    let port = port_of(&read_body(&request, payload, INTERNAL_BODY_MAX_BYTES).await?)?;
+    let name = port_name(&name)?;
+    let port = read_port(&request, payload).await?;
     let session = ContainerSessionId::parse(&session).map_err(|_| no_such_container(&session))?;
     state.containers.register(&session, Some(&name), port).await?;
     let body = NamedBody { session_id: session.to_string(), name: name.to_string(), port, registered: true };
@@ -165,7 +167,7 @@ pub(in crate::http) async fn health(
 ) -> Result<HttpResponse, ApiError> {
     only_if(state.containers.settings().health)?;
     let session = session_id(&session)?;
-    let name = query.name.as_ref().map(PortName::parse).transpose()?;
+    let name = query.name.as_deref().map(port_name).transpose()?;
     let health = state.containers.health(&session, name.as_ref()).await;
     Ok(HttpResponse::Ok().json(HealthBody {
         session_id: session.to_string(),

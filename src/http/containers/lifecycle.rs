@@ -29,7 +29,7 @@ pub(in crate::http) struct CreateContainer {
     command: Vec<String>,
     #[serde(default)]
     env: BTreeMap<String, String>,
-    /// User and group inside.
+    /// User, or `user:group`, by name or number.
     user: Option<String>,
     memory_bytes: Option<u64>,
     /// Thousandths of a CPU.
@@ -75,8 +75,13 @@ impl CreateContainer {
         let clean = |text: &str, max: usize| !text.is_empty() && text.len() <= max && !text.contains(char::is_control);
         let image = self.image.or_else(|| bounds.image.clone());
         let image = image.ok_or_else(|| ApiError::invalid("image is missing, and CONTAINER_IMAGE names none"))?;
-        if !clean(&image, 255) || self.user.as_ref().is_some_and(|user| !clean(user, 64)) {
-            return Err(ApiError::invalid("image and user must be short text without control characters"));
+        if !clean(&image, 255) {
+            return Err(ApiError::invalid("image must be short text without control characters"));
+        }
+        if self.user.as_deref().is_some_and(|user| !is_user(user)) {
+            let message = "user must be a user, or a user and a group (`user:group`), each by name or by number up to \
+                           2147483647";
+            return Err(ApiError::invalid(message));
         }
         if self.command.len() > COMMAND_WORDS_MAX || self.command.iter().any(|word| word.contains('\0')) {
             return Err(ApiError::invalid(format!("command must be at most {COMMAND_WORDS_MAX} words without NUL")));
@@ -95,6 +100,17 @@ impl CreateContainer {
             read_only_root: self.read_only_root.unwrap_or(bounds.read_only_root),
         })
     }
+}
+
+/// Whether it can name a user and a group. Whether the image has them is seen when the container starts.
+fn is_user(text: &str) -> bool {
+    let letters = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'$');
+    let one = |part: &str| {
+        let name = part.len() <= 64 && part.bytes().all(letters) && !part.starts_with(['-', '.', '$']);
+        let number = part.bytes().all(|byte| byte.is_ascii_digit());
+        !part.is_empty() && if number { part.parse::<i32>().is_ok() } else { name }
+    };
+    text.split(':').count() <= 2 && text.split(':').all(one)
 }
 
 /// The engine writes the year 1 for a container that was never started.
@@ -181,6 +197,7 @@ pub(in crate::http) async fn get(
     params(("session_id" = String, Path, description = "The container's name behind `sandbox-session-`")),
     responses(
         (status = 200, description = "It runs", body = ref("#/components/schemas/ContainerBody")),
+        (status = 400, description = "`invalid_request`: what it was made with is wrong, such as a user that the image does not have", body = ref("#/components/schemas/ErrorBody")),
         (status = 403, description = "`permission_denied`: `Forbidden`", body = ref("#/components/schemas/LockedErrorBody")),
         (status = 404, description = "`not_found`", body = ref("#/components/schemas/ErrorBody")),
         (status = 502, description = "`upstream_unreachable`: the engine refused or is away", body = ref("#/components/schemas/ErrorBody")),

@@ -1,6 +1,7 @@
 //! Containers of sessions (section 8): [`previews`] registers their ports, [`proxies`] shows them; below them lie
 //! [`lifecycle`], [`exec`] and [`files`]. What later phases add, each off unless a setting asks for it, stands in [`later`].
 
+mod escapes;
 pub(super) mod exec;
 pub(super) mod files;
 pub(super) mod later;
@@ -28,7 +29,9 @@ impl From<ContainerError> for ApiError {
         let code = match error {
             ContainerError::NotFound(_) => ErrorCode::NotFound,
             ContainerError::Refused(_, true) => ErrorCode::InvalidRequest,
-            ContainerError::Refused(_, false) | ContainerError::Unavailable => ErrorCode::UpstreamUnreachable,
+            ContainerError::Refused(_, false) | ContainerError::Unavailable | ContainerError::TooLarge => {
+                ErrorCode::UpstreamUnreachable
+            }
             ContainerError::Conflict(_) => ErrorCode::Conflict,
             ContainerError::Timeout(_) => ErrorCode::UpstreamTimeout,
         };

@@ -4,6 +4,7 @@ use actix_web::http::header::LOCATION;
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 
 use super::super::{ApiError, AppState};
+use super::escapes::plain;
 use crate::containers::relay::Asked;
 
 const PUBLIC: &str = "/previews/";
@@ -20,7 +21,7 @@ const INTERNAL_NAMED: &str = "/internal-previews/ports/";
     responses(
         (status = 200, description = "Whatever the app answers; every method is carried"),
         (status = 404, description = "`not_found`: nothing is registered, or the route is switched off", body = ref("#/components/schemas/LockedErrorBody")),
-        (status = 413, description = "`payload_too_large`: at most 1 GiB", body = ref("#/components/schemas/ErrorBody")),
+        (status = 413, description = "`payload_too_large`: at most 1 GiB", body = ref("#/components/schemas/LockedErrorBody")),
         (status = 500, description = "`container_unavailable`, `container_not_running`, `container_no_address`", body = ref("#/components/schemas/LockedErrorBody")),
         (status = 501, description = "`ws_required`", body = ref("#/components/schemas/LockedErrorBody")),
         (status = 502, description = "`upstream_unreachable`", body = ref("#/components/schemas/LockedErrorBody")),
@@ -45,7 +46,7 @@ pub(in crate::http) async fn public(
     responses(
         (status = 200, description = "Whatever the app answers; every method is carried"),
         (status = 404, description = "`not_found`: nothing is registered, or the route is switched off", body = ref("#/components/schemas/LockedErrorBody")),
-        (status = 413, description = "`payload_too_large`: at most 1 GiB", body = ref("#/components/schemas/ErrorBody")),
+        (status = 413, description = "`payload_too_large`: at most 1 GiB", body = ref("#/components/schemas/LockedErrorBody")),
         (status = 500, description = "`container_unavailable`, `container_not_running`, `container_no_address`", body = ref("#/components/schemas/LockedErrorBody")),
         (status = 501, description = "`ws_required`", body = ref("#/components/schemas/LockedErrorBody")),
         (status = 502, description = "`upstream_unreachable`", body = ref("#/components/schemas/LockedErrorBody")),
@@ -97,11 +98,12 @@ pub(in crate::http) async fn internal_named(
 
 async fn carry(state: &AppState, on: bool, prefix: &str, request: &HttpRequest, payload: web::Payload) -> HttpResponse {
     let Some(rest) = behind(request, prefix).filter(|_| on) else { return nothing() };
-    let (session, target) = first_segment(rest);
-    if !target.starts_with('/') && state.containers.has_registered(session, None) {
-        return with_slash(&format!("{prefix}{session}/{target}"));
+    let (written, target) = first_segment(rest);
+    let session = plain(written);
+    if !target.starts_with('/') && state.containers.has_registered(&session, None) {
+        return with_slash(&format!("{prefix}{written}/{target}"));
     }
-    state.containers.proxy(request, payload, Asked { session, name: None, target }).await
+    state.containers.proxy(request, payload, Asked { session: &session, name: None, target }).await
 }
 
 async fn carry_named(
@@ -113,12 +115,13 @@ async fn carry_named(
 ) -> HttpResponse {
     let on = on && state.containers.settings().named_ports;
     let Some(rest) = behind(request, prefix).filter(|_| on) else { return nothing() };
-    let (session, rest) = first_segment(rest);
-    let (name, target) = first_segment(rest.strip_prefix('/').unwrap_or_default());
-    if !target.starts_with('/') && state.containers.has_registered(session, Some(name)) {
-        return with_slash(&format!("{prefix}{session}/{name}/{target}"));
+    let (written, rest) = first_segment(rest);
+    let (written_name, target) = first_segment(rest.strip_prefix('/').unwrap_or_default());
+    let (session, name) = (plain(written), plain(written_name));
+    if !target.starts_with('/') && state.containers.has_registered(&session, Some(&name)) {
+        return with_slash(&format!("{prefix}{written}/{written_name}/{target}"));
     }
-    state.containers.proxy(request, payload, Asked { session, name: Some(name), target }).await
+    state.containers.proxy(request, payload, Asked { session: &session, name: Some(&name), target }).await
 }
 
 /// The request line as it came, behind the prefix: the router's own view of it is decoded in part.

@@ -22,7 +22,7 @@ done
 /// Time for that.
 const KILL_WITHIN: Duration = Duration::from_secs(5);
 /// How a command's processes are known again.
-const MARK: &str = "RUNWARDEN_EXEC";
+pub(super) const MARK: &str = "RUNWARDEN_EXEC";
 
 /// A command to run.
 #[derive(Debug, Clone)]
@@ -90,13 +90,14 @@ impl DockerContainers {
         })
     }
 
-    async fn kill(&self, name: &str, mark: &str) {
+    /// Ends whatever of a command is left, as far as the container's own `sh` can find it.
+    pub(super) async fn kill(&self, name: &str, mark: &str) {
         let run = ExecRun { argv: vec!["sh", "-c", KILL, "runwarden", mark], env: Vec::new(), dir: None, input: None };
         let mut kept = Collected::new(0, 0, WhenFull::Drain);
         if !matches!(timeout(KILL_WITHIN, self.engine.run(name, &run, &mut kept)).await, Ok(Ok(Some(0)))) {
             tracing::warn!(
                 container = name,
-                "a command whose time is over may go on: its container has no shell, or does not answer"
+                "a command that was given up may go on: its container has no shell, or does not answer"
             );
         }
     }

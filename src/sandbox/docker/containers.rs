@@ -8,12 +8,16 @@ use std::time::Duration;
 use bollard::errors::Error as DockerError;
 use bollard::models::{ContainerInspectResponse, EndpointSettings};
 use runwarden_actors::contract::ContainerSessionId;
-use runwarden_actors::contract::limits::{CONTAINER_QUESTION_TIMEOUT_MS, CONTAINER_QUESTIONS_MAX};
+use runwarden_actors::contract::limits::{
+    CONTAINER_ENGINE_ANSWER_MAX_BYTES, CONTAINER_QUESTION_TIMEOUT_MS, CONTAINER_QUESTIONS_MAX,
+};
+use runwarden_actors::preview::pin::denied_address;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::engine::{DockerHostError, Engine};
+use super::wire;
 
 /// The network whose address is preferred where a container is in several.
 const DEFAULT_NETWORK: &str = "bridge";
@@ -35,9 +39,22 @@ pub enum ContainerError {
     /// The engine is out of reach. The reason goes to the log.
     #[error("the Docker engine does not answer")]
     Unavailable,
+    /// Its answer is longer than any that is read.
+    #[error("the Docker engine's answer has more than {CONTAINER_ENGINE_ANSWER_MAX_BYTES} bytes")]
+    TooLarge,
     /// The engine took too long.
     #[error("the Docker engine did not answer within {0} ms")]
     Timeout(u64),
+}
+
+impl ContainerError {
+    /// What those may know who were asked for no key: nothing that the engine itself has said.
+    pub fn for_everybody(&self) -> String {
+        match self {
+            Self::Refused(..) | Self::Conflict(_) => "the Docker engine refused".to_owned(),
+            Self::NotFound(_) | Self::Unavailable | Self::TooLarge | Self::Timeout(_) => self.to_string(),
+        }
+    }
 }
 
 /// A container at one moment.
@@ -125,15 +142,15 @@ impl DockerContainers {
             }
             DockerError::RequestTimeoutError => ContainerError::Timeout(CONTAINER_QUESTION_TIMEOUT_MS),
             error => {
-                tracing::warn!(%error, "the Docker engine could not be asked");
+                tracing::warn!(error = complaint(&error.to_string()), "the Docker engine could not be asked");
                 self.engine.forget().await;
-                ContainerError::Unavailable
+                if wire::is_too_large(&error) { ContainerError::TooLarge } else { ContainerError::Unavailable }
             }
         }
     }
 }
 
-/// Printable, and not too long: it reaches the caller.
+/// Printable, and not too long: it reaches the caller, or the log.
 pub(super) fn complaint(message: &str) -> String {
     message.chars().filter(|letter| !letter.is_control()).take(COMPLAINT_MAX_CHARS).collect()
 }
@@ -158,18 +175,25 @@ fn view(found: &ContainerInspectResponse) -> ContainerView {
 }
 
 /// Its place in the default bridge, or else in the first of its networks by name, so that it stays the same. IPv4
-/// before IPv6. An address that could be this server's own, or nobody's, is none.
+/// before IPv6. An address that no container can have is none.
 fn endpoint(found: &ContainerInspectResponse) -> Option<Endpoint> {
     let mut networks: Vec<_> = found.network_settings.as_ref()?.networks.as_ref()?.iter().collect();
     networks.sort_by_key(|(name, _)| (*name != DEFAULT_NETWORK, *name));
     let of = |family: fn(&EndpointSettings) -> Option<&String>| {
         networks.iter().find_map(|(_, place)| {
-            let address: IpAddr = family(place)?.parse().ok()?;
-            let own = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
-            own.then(|| Endpoint { id: place.endpoint_id.clone().unwrap_or_default(), address })
+            let address = family(place)?.parse::<IpAddr>().ok()?.to_canonical();
+            can_be_a_containers(address)
+                .then(|| Endpoint { id: place.endpoint_id.clone().unwrap_or_default(), address })
         })
     };
     of(|place| place.ip_address.as_ref()).or_else(|| of(|place| place.global_ipv6_address.as_ref()))
+}
+
+/// Whether it could be anybody's but this server's own, a neighbour's on its link (where clouds keep their credentials)
+/// or many at once. Networks of containers are private as a rule, and may be any others.
+fn can_be_a_containers(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    !broadcast && !matches!(denied_address(address), Some("loopback" | "unspecified" | "link-local" | "multicast"))
 }
 
 #[cfg(test)]
@@ -210,8 +234,32 @@ mod tests {
 
     #[test]
     fn an_address_that_is_not_a_containers_is_none() {
-        for address in ["127.0.0.1", "0.0.0.0", "224.0.0.1", "nonsense"] {
+        for address in [
+            "127.0.0.1",
+            "127.8.0.1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "224.0.0.1",
+            "169.254.169.254",
+            "255.255.255.255",
+            "nonsense",
+        ] {
             assert_eq!(found(&[("bridge", address, "::1")]), None, "{address}");
+            assert_eq!(found(&[("bridge", "", &format!("::ffff:{address}"))]), None, "{address}");
+        }
+        for address in ["::", "fe80::1", "ff02::1", "64:ff9b::7f00:1", "2002:7f00:1::", "::ffff:a9fe:a9fe"] {
+            assert_eq!(found(&[("bridge", "", address)]), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn whatever_network_an_operator_chose_is_fine() {
+        for address in ["10.0.0.2", "172.17.0.2", "192.168.3.4", "100.64.0.9", "198.18.0.2", "203.0.113.7", "8.8.8.8"] {
+            assert_eq!(found(&[("bridge", address, "")]).as_deref(), Some(address));
+            assert_eq!(found(&[("bridge", "", &format!("::ffff:{address}"))]).as_deref(), Some(address));
+        }
+        for address in ["fd00::2", "2001:db8::2", "2606:4700::1"] {
+            assert_eq!(found(&[("bridge", "", address)]).as_deref(), Some(address));
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error as DockerError;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
-use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt as _;
 use runwarden_actors::ports::{SandboxError, SandboxTarget};
 use thiserror::Error;
@@ -14,6 +14,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::containers::complaint;
+use super::wire;
 use crate::sandbox::git::GIT_TIMEOUT_MS;
 use crate::sandbox::inside::{Exec, ExecAnswer, ExecCall};
 
@@ -57,13 +59,7 @@ impl Engine {
         if let Some(client) = slot.as_ref() {
             return Ok(client.clone());
         }
-        let seconds = GIT_TIMEOUT_MS / 1000;
-        let client = if self.host.starts_with("unix://") {
-            Docker::connect_with_unix(&self.host, seconds, API_DEFAULT_VERSION)?
-        } else {
-            Docker::connect_with_http(&self.host, seconds, API_DEFAULT_VERSION)?
-        };
-        let client = client.negotiate_version().await?;
+        let client = wire::client(&self.host, GIT_TIMEOUT_MS / 1000)?.negotiate_version().await?;
         *slot = Some(client.clone());
         Ok(client)
     }
@@ -137,7 +133,12 @@ impl Engine {
         loop {
             let state = client.inspect_exec(&exec).await?;
             match state.exit_code {
-                Some(code) if state.running != Some(true) => return Ok(Some(code)),
+                Some(code) if state.running != Some(true) => {
+                    if matches!(code, 126 | 127) && state.pid.unwrap_or_default() == 0 {
+                        kept.never_started();
+                    }
+                    return Ok(Some(code));
+                }
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
@@ -157,11 +158,14 @@ impl Engine {
             }
             error => {
                 self.forget().await;
-                tracing::warn!(%error, "the Docker engine could not be asked");
+                tracing::warn!(error = complaint(&error.to_string()), "the Docker engine could not be asked");
                 match error {
                     DockerError::DockerResponseServerError { status_code, .. } => SandboxError::CommandFailed(format!(
                         "the Docker engine refused the command with status {status_code}"
                     )),
+                    error if wire::is_too_large(error) => {
+                        SandboxError::CommandFailed("the Docker engine's answer is too large".to_owned())
+                    }
                     _ => SandboxError::ProviderUnavailable("the engine at DOCKER_HOST does not answer".to_owned()),
                 }
             }
@@ -228,6 +232,16 @@ impl Collected {
         kept.extend_from_slice(&message[..message.len().min(room)]);
         *cut |= message.len() > room;
         error || !*cut || self.when_full == WhenFull::Drain
+    }
+
+    /// The engine says why a program could not be started where the program's output would stand.
+    fn never_started(&mut self) {
+        if self.stderr.is_empty() {
+            std::mem::swap(&mut self.stdout, &mut self.stderr);
+            std::mem::swap(&mut self.stdout_cut, &mut self.stderr_cut);
+            self.stderr_cut |= self.stderr.len() > self.stderr_max;
+            self.stderr.truncate(self.stderr_max);
+        }
     }
 }
 

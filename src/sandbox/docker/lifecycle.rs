@@ -75,11 +75,17 @@ impl DockerContainers {
         }
     }
 
-    /// Starts it; nothing happens where it runs.
+    /// Starts it; nothing happens where it runs. A user that the image does not have is the caller's mistake.
     pub async fn start(&self, session: &ContainerSessionId) -> Result<(), ContainerError> {
         let name = session.container_name();
         let asked = async { self.engine.client().await?.start_container(&name, None).await };
-        self.settled(&name, self.within(asked).await?).await
+        match self.settled(&name, self.within(asked).await?).await {
+            // Only now does the engine look for the user that the container was made with, and calls it its own failure.
+            Err(ContainerError::Refused(words, false)) if blames_the_user(&words) => {
+                Err(ContainerError::Refused(words, true))
+            }
+            started => started,
+        }
     }
 
     /// Stops it: TERM, and KILL after `grace_seconds` (at most [`CONTAINER_STOP_GRACE_MAX_SECONDS`]). Nothing happens
@@ -114,6 +120,11 @@ impl DockerContainers {
             Err(error) => Err(self.explain(name, error).await),
         }
     }
+}
+
+/// Whether the engine says that the image has no such user or group.
+fn blames_the_user(words: &str) -> bool {
+    words.starts_with("unable to find user") || words.starts_with("unable to find group")
 }
 
 fn body(session: &ContainerSessionId, spec: &ContainerSpec, around: &Surroundings) -> ContainerCreateBody {

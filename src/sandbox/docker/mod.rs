@@ -5,6 +5,7 @@ mod containers;
 mod engine;
 mod events;
 mod lifecycle;
+mod wire;
 mod workspace;
 
 use std::net::IpAddr;
@@ -27,7 +28,7 @@ pub use self::command::{Command, Outcome};
 pub use self::containers::{ContainerError, ContainerLife, ContainerView, DockerContainers, Endpoint};
 pub use self::engine::{DockerHostError, is_docker_host};
 pub use self::lifecycle::{ContainerSpec, Surroundings};
-pub use self::workspace::{Entry, EntryKind, FileError, Listing};
+pub use self::workspace::{Entry, EntryKind, FileError, Listing, Workspace};
 
 /// Where the repository lies in a container unless `bind` said otherwise.
 pub const DOCKER_REPO_DIR: &str = "/workspace";

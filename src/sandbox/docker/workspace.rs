@@ -4,22 +4,33 @@
 use std::time::Duration;
 
 use runwarden_actors::contract::ContainerSessionId;
-use runwarden_actors::contract::limits::{
-    CONTAINER_FILE_MAX_BYTES, CONTAINER_LIST_MAX, CONTAINER_PATH_MAX_BYTES, CONTAINER_QUESTION_TIMEOUT_MS,
-};
+use runwarden_actors::contract::limits::{CONTAINER_FILE_MAX_BYTES, CONTAINER_LIST_MAX, CONTAINER_PATH_MAX_BYTES};
 use thiserror::Error;
 use tokio::time::timeout;
 
+use super::command::MARK;
 use super::containers::{ContainerError, DockerContainers, complaint};
 use super::engine::{Collected, ExecRun, WhenFull};
 
-const READ: &str = include_str!("../inside/read.sh");
-const WRITE: &str = concat!(include_str!("../inside/workspace.sh"), include_str!("../inside/write.sh"));
-const LIST: &str = concat!(include_str!("../inside/workspace.sh"), include_str!("../inside/list.sh"));
-const STAT: &str = concat!(include_str!("../inside/workspace.sh"), include_str!("../inside/stat.sh"));
+const READ: &str = concat!(include_str!("../inside/outside.sh"), include_str!("../inside/read.sh"));
+const WRITE: &str = concat!(
+    include_str!("../inside/outside.sh"),
+    include_str!("../inside/workspace.sh"),
+    include_str!("../inside/write.sh")
+);
+const LIST: &str = concat!(
+    include_str!("../inside/outside.sh"),
+    include_str!("../inside/workspace.sh"),
+    include_str!("../inside/list.sh")
+);
+const STAT: &str = concat!(
+    include_str!("../inside/outside.sh"),
+    include_str!("../inside/workspace.sh"),
+    include_str!("../inside/stat.sh")
+);
 
 /// Time for one of them.
-const WITHIN: Duration = Duration::from_secs(20);
+const WITHIN_MS: u64 = 20_000;
 /// Most that is kept of a script's complaint.
 const STDERR_MAX_BYTES: usize = 4096;
 /// Most that a list prints: long names, and a line of numbers each.
@@ -51,12 +62,26 @@ pub enum FileError {
     /// The container has no such folder.
     #[error("the container has no workspace at `{0}`")]
     NoWorkspace(String),
+    /// It was written, and at once something else in the container has put something else in its place.
+    #[error("`{0}` was written, and is no regular file any more")]
+    Replaced(String),
     /// The script failed: what it complained about.
     #[error("the container could not do it: {0}")]
     Failed(String),
     /// The container.
     #[error(transparent)]
     Container(#[from] ContainerError),
+}
+
+/// Whose workspace, and how one operation in it is known.
+#[derive(Debug, Clone)]
+pub struct Workspace<'a> {
+    /// Session.
+    pub session: &'a ContainerSessionId,
+    /// Its folder in the container.
+    pub root: &'a str,
+    /// Different for each operation: it marks its processes.
+    pub mark: &'a str,
 }
 
 /// What an entry is; a link is one whatever it leads to.
@@ -98,21 +123,16 @@ pub struct Listing {
 
 impl DockerContainers {
     /// A regular file's bytes.
-    pub async fn read_file(&self, session: &ContainerSessionId, root: &str, path: &str) -> Result<Vec<u8>, FileError> {
+    pub async fn read_file(&self, within: &Workspace<'_>, path: &str) -> Result<Vec<u8>, FileError> {
         let path = checked(path)?;
         let most = (CONTAINER_FILE_MAX_BYTES + 1).to_string();
-        let bytes = self.script(session, READ, root, &[&path, &most], None, CONTAINER_FILE_MAX_BYTES + 1).await?;
+        let bytes = self.script(within, READ, &[&path, &most], None, CONTAINER_FILE_MAX_BYTES + 1).await?;
         if bytes.len() > CONTAINER_FILE_MAX_BYTES { Err(FileError::TooLarge(path)) } else { Ok(bytes) }
     }
 
-    /// Writes a regular file whole, or leaves it as it was. Folders on the way are made.
-    pub async fn write_file(
-        &self,
-        session: &ContainerSessionId,
-        root: &str,
-        path: &str,
-        bytes: &[u8],
-    ) -> Result<(), FileError> {
+    /// Writes a regular file whole, or leaves it as it was. Folders on the way are made. What lies there afterwards is
+    /// looked at.
+    pub async fn write_file(&self, within: &Workspace<'_>, path: &str, bytes: &[u8]) -> Result<Entry, FileError> {
         let path = checked(path)?;
         if path == "." {
             return Err(FileError::NotAFile(path));
@@ -121,14 +141,23 @@ impl DockerContainers {
             return Err(FileError::TooLarge(path));
         }
         let count = bytes.len().to_string();
-        self.script(session, WRITE, root, &[&path, &count], Some(bytes), 0).await.map(|_| ())
+        self.script(within, WRITE, &[&path, &count], Some(bytes), STDERR_MAX_BYTES).await?;
+        match self.stat_file(within, &path).await {
+            Ok(entry) => match entry.kind {
+                EntryKind::File => Ok(entry),
+                EntryKind::Link => Err(FileError::Outside(path)),
+                EntryKind::Folder | EntryKind::Other => Err(FileError::Replaced(path)),
+            },
+            Err(FileError::NotFound(_)) => Err(FileError::Replaced(path)),
+            Err(error) => Err(error),
+        }
     }
 
     /// A folder's entries.
-    pub async fn list_files(&self, session: &ContainerSessionId, root: &str, path: &str) -> Result<Listing, FileError> {
+    pub async fn list_files(&self, within: &Workspace<'_>, path: &str) -> Result<Listing, FileError> {
         let path = checked(path)?;
         let most = (CONTAINER_LIST_MAX + 1).to_string();
-        let printed = self.script(session, LIST, root, &[&path, &most], None, LIST_MAX_BYTES).await?;
+        let printed = self.script(within, LIST, &[&path, &most], None, LIST_MAX_BYTES).await?;
         let mut entries = entries(&printed)?;
         let truncated = entries.len() > CONTAINER_LIST_MAX;
         entries.truncate(CONTAINER_LIST_MAX);
@@ -136,44 +165,49 @@ impl DockerContainers {
     }
 
     /// One entry.
-    pub async fn stat_file(&self, session: &ContainerSessionId, root: &str, path: &str) -> Result<Entry, FileError> {
+    pub async fn stat_file(&self, within: &Workspace<'_>, path: &str) -> Result<Entry, FileError> {
         let path = checked(path)?;
-        let printed = self.script(session, STAT, root, &[&path], None, LIST_MAX_BYTES).await?;
+        let printed = self.script(within, STAT, &[&path], None, LIST_MAX_BYTES).await?;
         entries(&printed)?.pop().ok_or(FileError::NotFound(path))
     }
 
     async fn script(
         &self,
-        session: &ContainerSessionId,
+        within: &Workspace<'_>,
         script: &str,
-        root: &str,
         args: &[&str],
         input: Option<&[u8]>,
         output_max: usize,
     ) -> Result<Vec<u8>, FileError> {
-        let name = session.container_name();
-        let words = ["sh", "-c", script, "runwarden", root].into_iter().chain(args.iter().copied()).collect();
-        let run = ExecRun { argv: words, env: Vec::new(), dir: None, input };
+        let name = within.session.container_name();
+        let mark = format!("{MARK}={}", within.mark);
+        let words = ["sh", "-c", script, "runwarden", within.root].into_iter().chain(args.iter().copied()).collect();
+        let run = ExecRun { argv: words, env: vec![&mark], dir: None, input };
         let mut kept = Collected::new(output_max, STDERR_MAX_BYTES, WhenFull::Stop);
-        let late = |_| ContainerError::Timeout(CONTAINER_QUESTION_TIMEOUT_MS.max(20_000));
-        let ended = match timeout(WITHIN, self.engine.run(&name, &run, &mut kept)).await.map_err(late)? {
-            Ok(ended) => ended,
-            Err(error) => return Err(self.explain(&name, error).await.into()),
+        let ended = match timeout(Duration::from_millis(WITHIN_MS), self.engine.run(&name, &run, &mut kept)).await {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(error)) => return Err(self.explain(&name, error).await.into()),
+            Err(_) => {
+                self.kill(&name, &mark).await;
+                return Err(ContainerError::Timeout(WITHIN_MS).into());
+            }
         };
         let path = args.first().map_or_else(String::new, |path| (*path).to_owned());
         match ended {
             Some(0) => Ok(kept.stdout),
-            Some(71) => Err(FileError::NoWorkspace(root.to_owned())),
+            Some(71) => Err(FileError::NoWorkspace(within.root.to_owned())),
             Some(72) => Err(FileError::NotFound(path)),
             Some(73) => Err(FileError::NotAFile(path)),
             Some(75) => Err(FileError::Outside(path)),
             Some(76) => Err(FileError::NotAFolder(path)),
             Some(code) => {
-                // A command that could not be started complains on the wrong side.
-                let said = if kept.stderr.is_empty() { &kept.stdout } else { &kept.stderr };
-                Err(FileError::Failed(format!("exit code {code}: {}", complaint(&String::from_utf8_lossy(said)))))
+                let said = String::from_utf8_lossy(&kept.stderr);
+                Err(FileError::Failed(format!("exit code {code}: {}", complaint(&said))))
             }
-            None => Err(FileError::Failed("it printed more than it may".to_owned())),
+            None => {
+                self.kill(&name, &mark).await;
+                Err(FileError::Failed("it printed more than it may".to_owned()))
+            }
         }
     }
 }
@@ -212,6 +246,10 @@ fn entries(printed: &[u8]) -> Result<Vec<Entry>, FileError> {
     }
     Ok(entries)
 }
+
+#[cfg(test)]
+#[path = "workspace_script_tests.rs"]
+mod script_tests;
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@ use runwarden_actors::ports::{SandboxError, SandboxTarget};
 use super::exec::{Exec, ExecCall, ExecLimits};
 
 /// What the script answers with.
-const READ: &str = include_str!("read.sh");
+const READ: &str = concat!(include_str!("outside.sh"), include_str!("read.sh"));
 const NO_REPOSITORY: i64 = 71;
 const MISSING: i64 = 72;
 const NO_FILE: i64 = 73;

@@ -1,6 +1,6 @@
 # $3 is how many entries are wanted at the most.
-[ -e "./$2" ] || [ -L "./$2" ] || exit 72
-[ -d "./$2" ] || exit 76
+[ -e "./$2" ] || [ -L "./$2" ] || wrong "./$2" 72
+[ -d "./$2" ] || wrong "./$2" 76
 cd -P -- "./$2" || exit 77
 stay_inside
 left=$3
