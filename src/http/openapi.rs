@@ -117,6 +117,7 @@ pub(super) async fn get() -> HttpResponse {
 
 fn document() -> Value {
     let mut document = serde_json::to_value(Routes::openapi()).unwrap_or_default();
+    require_bodies(&mut document);
     document["openapi"] = json!("3.1.0");
     document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
     let key = |name: &str, about: &str| json!({"type": "apiKey", "in": "header", "name": name, "description": about});
@@ -128,6 +129,21 @@ fn document() -> Value {
         },
     });
     document
+}
+
+/// The one route whose body may be left out.
+const OPTIONAL_BODY: &str = "/api/internal/sessions/{session_id}/stop";
+
+/// utoipa takes a body that is named by a reference for one that may be left out.
+fn require_bodies(document: &mut Value) {
+    let Some(paths) = document["paths"].as_object_mut() else { return };
+    for (_, route) in paths.iter_mut().filter(|(path, _)| *path != OPTIONAL_BODY) {
+        for operation in route.as_object_mut().into_iter().flat_map(Map::values_mut) {
+            if let Some(body) = operation.get_mut("requestBody") {
+                body["required"] = json!(true);
+            }
+        }
+    }
 }
 
 fn schemas() -> Map<String, Value> {
@@ -200,6 +216,16 @@ mod tests {
             let pointer = reference.strip_prefix('#').unwrap();
             assert!(document.pointer(pointer).is_some(), "{reference}");
         }
+    }
+
+    #[test]
+    fn a_body_is_required_wherever_it_is_read() {
+        let document = document();
+        let required = |path: &str, method: &str| document["paths"][path][method]["requestBody"]["required"].as_bool();
+        assert_eq!(required("/api/internal/runs", "post"), Some(true));
+        assert_eq!(required("/api/internal/sessions/{session_id}/exec", "post"), Some(true));
+        assert_ne!(required(OPTIONAL_BODY, "post"), Some(true));
+        assert!(document["paths"][OPTIONAL_BODY]["post"]["requestBody"].is_object());
     }
 
     /// The names that `routes.rs` serves, read from its text, against those of the document.
