@@ -84,9 +84,6 @@ async fn measure_rates(postgres: &Postgres, options: &Options) -> Result<Vec<Row
     );
     let row = |name: &str, goal| Row { name: name.to_owned(), goal, rounds: Vec::new() };
     let mut rows = vec![row(PEER, None), row(ONE_STATEMENT, None), row(&http, Some(2.5)), row(&ws, Some(5.0))];
-    if options.wants(Part::Peer) {
-        peer::prepare(postgres, options)?;
-    }
     let pipelined = Transport::Ws { pipelined: options.pipelined };
     let parts = [
         (Part::Peer, Measure::Peer(Manner::Transaction)),
@@ -122,8 +119,12 @@ enum Measure {
 
 impl Measure {
     async fn once(self, postgres: &Postgres, options: &Options, number: usize) -> Result<Measured> {
+        postgres.begin_anew()?;
         match self {
-            Self::Peer(manner) => peer::measure(postgres, options, manner),
+            Self::Peer(manner) => {
+                peer::prepare(postgres, options)?;
+                peer::measure(postgres, options, manner)
+            }
             Self::Server(transport) => {
                 let server = Rc::new(Server::start(postgres, options).await?);
                 let measured = load::measure(postgres, &server, options, transport, &number.to_string()).await?;
@@ -136,6 +137,7 @@ impl Measure {
 
 async fn measure_memory(postgres: &Postgres, options: &Options) -> Result<()> {
     println!("\nmemory with {} live runs", options.runs);
+    postgres.begin_anew()?;
     let server = Rc::new(Server::start(postgres, options).await?);
     let live = memory::live_runs(&server, options).await?;
     stop(server)?;

@@ -88,7 +88,7 @@ impl Postgres {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        started.query("postgres", "create database bench")?;
+        started.begin_anew()?;
         started.age()?;
         Ok(started)
     }
@@ -106,6 +106,12 @@ impl Postgres {
         // The rest of the files that `min_wal_size` keeps: to make and sync one stops every commit for as long.
         self.query("bench", SWITCH)?;
         self.query("bench", "checkpoint").map(drop)
+    }
+
+    /// An empty database for each part: what one has written is not vacuumed and analyzed in the background of the next.
+    pub fn begin_anew(&self) -> Result<()> {
+        self.query("postgres", "drop database if exists bench with (force)")?;
+        self.query("postgres", "create database bench").map(drop)
     }
 
     /// One of the programs that come with Postgres.

@@ -2,6 +2,7 @@
 //! the engine says the container has now.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use actix_web::body::BoxBody;
@@ -41,7 +42,8 @@ impl Containers {
     /// Carries the request to the session's container and the answer back.
     pub async fn proxy(&self, request: &HttpRequest, payload: Payload, asked: Asked<'_>) -> HttpResponse {
         let upload = Upload::new(payload);
-        let answered = upload.unless_broken(self.walk(request, upload.clone(), asked)).await;
+        let walking = pin!(self.walk(request, upload.clone(), asked));
+        let answered = upload.unless_broken(walking).await;
         let mut response = answered.unwrap_or_else(|error| {
             tracing::debug!(session_id = asked.session, code = %error.code(), "request to a container refused");
             error.as_locked().error_response().map_body(|_, body| BoxBody::new(Refusal::new(body, upload.clone())))

@@ -57,17 +57,28 @@ impl Upload {
     /// To be awaited in the request's handler.
     pub(crate) async fn unless_broken<T>(
         &self,
-        answering: impl Future<Output = Result<T, ApiError>>,
+        mut answering: Pin<&mut impl Future<Output = Result<T, ApiError>>>,
     ) -> Result<T, ApiError> {
+        if self.has_come() {
+            return answering.await;
+        }
         let mut broken = Broken(self);
         let answer = tokio::select! {
             biased;
-            answer = answering => answer,
+            answer = answering.as_mut() => answer,
             () = &mut broken => Err(ForwardError::ClientBroke.into()),
         };
         // What has come meanwhile, for `close_unless_ended`.
         let _ = futures_util::poll!(&mut broken);
         answer
+    }
+
+    /// Whether all of it is there, whole: most requests have no body.
+    fn has_come(&self) -> bool {
+        let mut looked = self.0.borrow_mut();
+        // Nobody reads yet who would have to be woken, and whoever is next asks again.
+        looked.look(&mut Context::from_waker(Waker::noop()));
+        looked.ended && !looked.broken
     }
 
     /// Closes the connection behind an answer that comes before the end of the client's bytes, or after they broke: what
@@ -193,7 +204,8 @@ mod tests {
     #[actix_web::test]
     async fn what_breaks_is_seen_before_it_is_read_and_read_in_its_place() {
         let (sender, upload) = upload().await;
-        let mut waiting = Box::pin(upload.unless_broken(std::future::pending::<Result<(), ApiError>>()));
+        let never = std::pin::pin!(std::future::pending::<Result<(), ApiError>>());
+        let mut waiting = Box::pin(upload.unless_broken(never));
         assert!(futures_util::poll!(&mut waiting).is_pending());
         sender.send(Ok(part(b"one"))).unwrap();
         sender.send(Ok(part(b"two"))).unwrap();
@@ -209,7 +221,8 @@ mod tests {
     #[actix_web::test]
     async fn no_more_is_looked_at_than_the_bound_and_the_rest_as_it_is_read() {
         let (sender, upload) = upload().await;
-        let mut waiting = Box::pin(upload.unless_broken(std::future::pending::<Result<(), ApiError>>()));
+        let never = std::pin::pin!(std::future::pending::<Result<(), ApiError>>());
+        let mut waiting = Box::pin(upload.unless_broken(never));
         for _ in 0..10 {
             sender.send(Ok(Bytes::from(vec![0; AHEAD_MAX_BYTES / 4]))).unwrap();
         }
@@ -232,7 +245,7 @@ mod tests {
             tokio::task::yield_now().await;
             Ok(())
         };
-        upload.unless_broken(answering).await.unwrap();
+        upload.unless_broken(std::pin::pin!(answering)).await.unwrap();
         tokio::task::yield_now().await;
         sender.send(Ok(part(b"late"))).unwrap();
         assert_eq!(reading.await.unwrap().unwrap().unwrap(), "late");
@@ -247,7 +260,7 @@ mod tests {
             let (sender, upload) = upload().await;
             let kept = last.map(|last| sender.send(last).map(|()| sender.clone()).unwrap());
             drop(sender);
-            let _ = upload.unless_broken(async { Ok(()) }).await;
+            let _ = upload.unless_broken(std::pin::pin!(async { Ok(()) })).await;
             let mut response = HttpResponse::Ok().finish();
             upload.close_unless_ended(&mut response);
             assert_eq!(response.head().connection_type() == ConnectionType::Close, closed);

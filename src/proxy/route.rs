@@ -1,7 +1,7 @@
 //! The phases of a proxied request, in the order of the contract (section 5, proxy): flag, path, session and expiry,
 //! cookie, binding, revocation version, access, limits, pin, forward. Whatever cannot be decided is refused.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -61,7 +61,8 @@ pub async fn proxy(
 ) -> HttpResponse {
     let proxy_req_id = services.deps.run.ids.uuid_v7();
     let upload = Upload::new(payload);
-    let answered = upload.unless_broken(walk(services, request, upload.clone(), &asked, proxy_req_id)).await;
+    let walking = pin!(walk(services, request, upload.clone(), &asked, proxy_req_id));
+    let answered = upload.unless_broken(walking).await;
     let mut response = answered.unwrap_or_else(|error| {
         tracing::debug!(preview_session_id = %asked.session, %proxy_req_id, code = %error.code(), "proxied request refused");
         let refusal = answer_for_people(request, &error, &services.settings.frame_ancestors);
