@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,7 +16,6 @@ use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::web::Bytes;
 use actix_web::{Error, HttpResponse, ResponseError as _};
 use thiserror::Error;
-use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::ApiError;
@@ -99,7 +99,7 @@ where
         if has_body {
             // What has come of the body is handed over in between. An answer before it would say that the connection
             // ends, and the library would go on with the next request all the same.
-            yield_now().await;
+            once_more().await;
         }
         let mut response = answering.await?.map_into_boxed_body();
         let streamed = response.response().body().size() == BodySize::Stream;
@@ -124,6 +124,20 @@ where
         }
         Ok(response)
     }
+}
+
+/// Gives the connection's own task a turn, and no other: `yield_now` would also ask the system for what has happened.
+async fn once_more() {
+    let mut asked = false;
+    poll_fn(|cx| {
+        if asked {
+            return Poll::Ready(());
+        }
+        asked = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The library closes a connection whose answer's body fails, and sends nothing of that answer where it fails at once.
