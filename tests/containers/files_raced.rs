@@ -38,7 +38,7 @@ fn a_file_is_written_inside_or_not_at_all_whoever_changes_links_meanwhile() {
 #[test]
 fn a_name_that_is_no_text_is_refused_and_not_changed() {
     block_on(async {
-        let files = Files::new("bytes").await;
+        let files = Files::new("no-text").await;
         for path in ["bad%FE", "bad%ff", "%C3", "a/%80/b"] {
             let (status, body) = files.put(path, "x").await;
             assert_eq!((status, &body["code"]), (400, &"invalid_request".into()), "{path}: {body}");

@@ -1,7 +1,10 @@
 //! A server, an engine, and containers with an app.
 #![allow(dead_code, reason = "each test uses the part that it needs")]
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Mutex;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use bollard::Docker;
@@ -55,6 +58,10 @@ impl World {
     }
 
     pub async fn with(prefix: &'static str, options: Options) -> Self {
+        static USED: Mutex<BTreeMap<&str, ThreadId>> = Mutex::new(BTreeMap::new());
+        let here = thread::current().id();
+        let user = *USED.lock().unwrap().entry(prefix).or_insert(here);
+        assert_eq!(user, here, "another test has the prefix `{prefix}`");
         let engine = DockerEngine::shared();
         engine.network().await;
         let server = TestServer::with(options.set("DOCKER_HOST", engine.host()));
