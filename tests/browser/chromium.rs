@@ -37,6 +37,37 @@ pub fn third_party_cookies(taken: bool) -> Value {
     json!({"profile.cookie_controls_mode": u8::from(!taken), "profile.block_third_party_cookies": !taken})
 }
 
+/// Times that a driver is started: it picks a free port of IPv4, and ends where somebody has the same one of IPv6.
+const DRIVER_STARTS: usize = 5;
+
+/// A running driver and its port.
+fn start_driver() -> (Child, u16) {
+    let mut said = Vec::new();
+    for _ in 0..DRIVER_STARTS {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromedriver is installed (Debian: chromium-driver)");
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let port = lines.by_ref().find_map(|line| {
+            let port =
+                line.split_once("successfully on port ").and_then(|(_, port)| port.trim_end_matches('.').parse().ok());
+            said.push(line);
+            port
+        });
+        if let Some(port) = port {
+            // Nobody reads on, and a full pipe would stop it.
+            std::thread::spawn(move || lines.for_each(drop));
+            return (driver, port);
+        }
+        said.push(format!("{:?}", driver.wait()));
+    }
+    panic!("chromedriver does not start: {}", said.join("\n"));
+}
+
 pub struct Chromium {
     pub client: Client,
     driver: Child,
@@ -52,21 +83,7 @@ impl Chromium {
 
     /// With these preferences of the profile.
     pub async fn with_preferences(preferences: Value) -> Self {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver is installed (Debian: chromium-driver)");
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| line.split_once("successfully on port ")?.1.trim_end_matches('.').parse().ok())
-            .expect("chromedriver names its port");
-        // Nobody reads on, and a full pipe would stop it.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let (driver, port) = start_driver();
         let profile = tempfile::Builder::new().prefix("rw-chromium-").tempdir().unwrap();
         let mut arguments: Vec<String> = FLAGS.map(str::to_owned).to_vec();
         arguments.push(format!("--user-data-dir={}", profile.path().display()));
