@@ -190,7 +190,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "CONTAINER_WORKSPACE",
         "/workspace",
-        "Folder of a container's workspace, a volume that goes with it. Not below `/proc`, `/sys` or `/dev`.",
+        "Folder of a container's workspace, a volume that goes with it. Not below `/proc`, `/sys` or `/dev`, and not `/tmp`.",
     ),
     setting(
         "CONTAINER_MEMORY_MAX_BYTES",

@@ -14,7 +14,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
 
-use super::connection::{acquire, at};
+use super::connection::{PING_AFTER_IDLE, acquire, at};
 use super::plain::{is_plain, write_plain};
 use super::reach::Reach;
 use crate::store::batch::BatchWriter;
@@ -23,8 +23,6 @@ use crate::store::text::prefix;
 
 const COMMIT: &str = include_str!("commit.sql");
 
-/// A connection that was idle for so long may have been cut meanwhile: the pool looks at it.
-const LOOK_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// Longest time that a connection stays away from the pool, which bounds its life.
 const KEPT_FOR: Duration = Duration::from_mins(1);
 
@@ -55,7 +53,7 @@ impl Writer {
 
     /// A connection that has just been used, or one from the pool.
     async fn take(&self) -> Result<Kept, Failure> {
-        let is_good = |kept: &Kept| kept.used.elapsed() < LOOK_AFTER_IDLE && kept.since.elapsed() < KEPT_FOR;
+        let is_good = |kept: &Kept| kept.used.elapsed() < PING_AFTER_IDLE && kept.since.elapsed() < KEPT_FOR;
         let kept = {
             let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             // The others go back to the pool.

@@ -26,7 +26,7 @@ static MIGRATOR: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("m
 const WRITERS: u32 = 2;
 
 /// A connection that was idle for so long is asked whether it is still there.
-const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
+pub(super) const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// The port on Postgres 14 or newer. Clones share their connections.
 #[derive(Clone)]
