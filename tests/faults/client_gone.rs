@@ -80,7 +80,7 @@ fn requests_whose_clients_hang_up_are_carried_out() {
     block_on(async {
         let (server, remote, run, mut operator) = held_up().await;
         let mut lock = operator.begin().await.unwrap();
-        lock.execute("lock table thread_run in access exclusive mode").await.unwrap();
+        lock.execute("lock table thread_run_progress in access exclusive mode").await.unwrap();
         // The first waits for the database; the others wait behind it.
         let mut gone = Vec::new();
         for seq in 0..4 {
@@ -103,7 +103,7 @@ fn frames_whose_streams_are_cut_are_carried_out() {
         let (_server, remote, run, mut operator) = held_up().await;
         let mut socket = Socket::open(&remote.url, &run).await;
         let mut lock = operator.begin().await.unwrap();
-        lock.execute("lock table thread_run in access exclusive mode").await.unwrap();
+        lock.execute("lock table thread_run_progress in access exclusive mode").await.unwrap();
         socket.say(&v2(&run, 0)).await;
         somebody_waits(&mut lock).await;
         drop(socket);

@@ -68,7 +68,7 @@ fn what_is_in_flight_is_answered_and_streams_are_told_to_come_back() {
         let mut busy = Socket::open(&remote.url, &streamed).await;
         let mut operator = PgConnection::connect(&url.unwrap()).await.unwrap();
         let mut lock = operator.begin().await.unwrap();
-        lock.execute("lock table thread_run in access exclusive mode").await.unwrap();
+        lock.execute("lock table thread_run_progress in access exclusive mode").await.unwrap();
         let asked = actix_web::rt::spawn({
             let (remote, run) = (remote.clone(), run.clone());
             async move { remote.event(&run, &v2(&run, 0)).await }

@@ -110,7 +110,7 @@ async fn a_known_event_id_stops_nobody_else(database: Database) {
         assert_eq!(outcome.unwrap(), expected, "{index}");
     }
     assert_eq!(database.count("run_event", "1 = 1").await, 20 + 2 * 12);
-    assert_eq!(database.count("thread_run", "last_accepted_seq = 2").await, 12);
+    assert_eq!(database.count("thread_run_progress", "last_accepted_seq = 2").await, 12);
 }
 
 async fn a_seq_that_is_not_above_the_last_is_a_conflict(database: Database) {
@@ -162,7 +162,7 @@ async fn many_runs_share_a_write_each_with_its_own_outcome(database: Database) {
         assert_eq!(outcome.unwrap(), expected, "{index}");
     }
     assert_eq!(database.count("run_event", "1 = 1").await, 80);
-    assert_eq!(database.count("thread_run", "quarantined_count = 1").await, 20);
+    assert_eq!(database.count("thread_run_progress", "quarantined_count = 1").await, 20);
 }
 
 async fn two_commits_of_one_run_at_once_are_written_one_after_the_other(database: Database) {

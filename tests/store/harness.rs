@@ -1,6 +1,6 @@
 //! A fresh database for each test, and raw SQL beside the port.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use runwarden::store::postgres::PostgresStore;
 use runwarden::store::sqlite::SqliteStore;
 use runwarden_actors::contract::RunId;
 use runwarden_actors::ports::Store;
+use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
@@ -41,6 +42,25 @@ impl Database {
         let path = folder.path().join("runwarden.db");
         let store = SqliteStore::open(&path).await.unwrap();
         store.migrate().await.unwrap();
+        Self { store: Arc::new(store), place: Place::Sqlite(path, folder) }
+    }
+
+    /// With the migrations up to this one alone.
+    pub async fn postgres_at(version: i64) -> Self {
+        let url = postgres_server::new_database().await;
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        migrator("migrations/postgres").await.run_to(version, &mut connection).await.unwrap();
+        let store = PostgresStore::connect(&url, 6, CALL_TIMEOUT).await.unwrap();
+        Self { store: Arc::new(store), place: Place::Postgres(url) }
+    }
+
+    /// With the migrations up to this one alone.
+    pub async fn sqlite_at(version: i64) -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("runwarden.db");
+        let store = SqliteStore::open(&path).await.unwrap();
+        let mut connection = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+        migrator("migrations/sqlite").await.run_to(version, &mut connection).await.unwrap();
         Self { store: Arc::new(store), place: Place::Sqlite(path, folder) }
     }
 
@@ -129,4 +149,8 @@ impl Database {
         let rows = self.texts(&format!("select cast(count(*) as text) from {table} where {condition}")).await;
         rows[0].parse().unwrap()
     }
+}
+
+async fn migrator(folder: &str) -> Migrator {
+    Migrator::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).await.unwrap()
 }

@@ -29,6 +29,7 @@ mod preview_outbox;
 mod preview_rules;
 mod preview_sample;
 mod previews;
+mod progress;
 mod quarantine;
 mod races;
 mod runs;

@@ -25,7 +25,7 @@ async fn a_call_that_hangs_ends_and_leaves_no_connection_behind() {
     let run = run(&store).await;
     let mut operator = PgConnection::connect(&url).await.unwrap();
     let mut locked = operator.begin().await.unwrap();
-    locked.execute("lock table thread_run in access exclusive mode").await.unwrap();
+    locked.execute("lock table thread_run_progress in access exclusive mode").await.unwrap();
     // More often than there are connections.
     for _ in 0..6 {
         let error = store.commit(commit(&run, vec![event(0, "e-0")])).await.unwrap_err();

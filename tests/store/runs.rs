@@ -144,9 +144,9 @@ async fn a_second_active_run_is_refused_by_the_database(database: Database) {
     let copy = |status: &str| {
         format!(
             "insert into thread_run (run_id, thread_id, thread_chat_id, start_request_id, trigger_source, user_id, \
-             repo_full_name, status, frozen_flag_snapshot, created_at, updated_at) \
+             repo_full_name, status, frozen_flag_snapshot, created_at) \
              select {}, thread_id, thread_chat_id, 'other', trigger_source, user_id, repo_full_name, '{status}', \
-             frozen_flag_snapshot, created_at, updated_at from thread_run where run_id = {}",
+             frozen_flag_snapshot, created_at from thread_run where run_id = {}",
             database.id(runwarden_actors::contract::RunId::from_uuid(crate::sample::uuid())),
             database.id(first.run_id),
         )

@@ -23,11 +23,11 @@ with runs_in as materialized (
     order by c.thread_id, c.thread_chat_id
     for update
 ), locked as materialized (
-    select t.run_id, t.revision
-    from thread_run t
+    select p.run_id, p.revision
+    from thread_run_progress p
     -- The count is there to lock the pointers first.
-    where t.run_id = any ($1::uuid[]) and (select count(*) from pointers) >= 0
-    order by t.run_id
+    where p.run_id = any ($1::uuid[]) and (select count(*) from pointers) >= 0
+    order by p.run_id
     for no key update
 ), stored as materialized (
     select e.run_id
@@ -62,15 +62,27 @@ with runs_in as materialized (
     where hit.known is null
     group by q.owner
 ), moved as (
-    update thread_run t set
-        revision = t.revision + 1,
+    update thread_run_progress p set
+        revision = p.revision + 1,
         updated_at = r.now,
-        last_accepted_seq = coalesce(r.seq, t.last_accepted_seq),
-        accepted_count = t.accepted_count + r.accepted,
-        duplicate_count = t.duplicate_count + r.duplicate,
-        out_of_order_count = t.out_of_order_count + r.out_of_order,
-        gap_count = t.gap_count + r.gaps,
-        quarantined_count = t.quarantined_count + coalesce(f.rows, 0),
+        last_accepted_seq = coalesce(r.seq, p.last_accepted_seq),
+        accepted_count = p.accepted_count + r.accepted,
+        duplicate_count = p.duplicate_count + r.duplicate,
+        out_of_order_count = p.out_of_order_count + r.out_of_order,
+        gap_count = p.gap_count + r.gaps,
+        quarantined_count = p.quarantined_count + coalesce(f.rows, 0)
+    from runs_in r
+    join locked l on l.run_id = r.run_id
+    left join fresh f on f.owner = r.run_id
+    where p.run_id = r.run_id
+        and l.revision = r.expected_revision
+        and p.revision = r.expected_revision
+        and (r.seq is null or p.last_accepted_seq is null or p.last_accepted_seq < r.seq)
+        -- `is not true` makes this one hash of the few hits, whatever the planner thinks of the sizes.
+        and (r.run_id in (select s.run_id from stored s)) is not true
+    returning p.run_id
+), changed as (
+    update thread_run t set
         status = coalesce(r.status, t.status),
         daemon_payload_version = coalesce(r.payload_version, t.daemon_payload_version),
         terminal_event_id = coalesce(r.terminal_event_id, t.terminal_event_id),
@@ -83,15 +95,11 @@ with runs_in as materialized (
         started_at = coalesce(t.started_at, r.started_at),
         ended_at = coalesce(t.ended_at, r.ended_at)
     from runs_in r
-    join locked l on l.run_id = r.run_id
-    left join fresh f on f.owner = r.run_id
+    join moved m on m.run_id = r.run_id
     where t.run_id = r.run_id
-        and l.revision = r.expected_revision
-        and t.revision = r.expected_revision
-        and (r.seq is null or t.last_accepted_seq is null or t.last_accepted_seq < r.seq)
-        -- `is not true` makes this one hash of the few hits, whatever the planner thinks of the sizes.
-        and (r.run_id in (select s.run_id from stored s)) is not true
-    returning t.run_id
+        -- What a terminal event brings besides comes with its id.
+        and num_nonnulls(r.status, r.payload_version, r.terminal_event_id, r.missing_end_sha_at, r.started_at,
+            r.ended_at) > 0
 ), added as (
     insert into run_event (run_id, seq, event_id, payload, payload_hash, received_at)
     select e.run_id, e.seq, e.event_id, e.payload, e.payload_hash, e.received_at

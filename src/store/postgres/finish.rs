@@ -9,6 +9,7 @@ use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
 
 use super::connection::at;
+use super::progress;
 use super::runs::select_run;
 use crate::store::failure::Failure;
 use crate::store::rows::{RunRow, records};
@@ -48,9 +49,10 @@ pub(super) async fn finish(
     let id = run_id.as_uuid();
     let mut tx = connection.begin().await?;
     lock_pointers(&mut tx, &[id]).await?;
+    progress::lock(&mut tx, &[id]).await?;
     let ended = sqlx::query(
-        "update thread_run set diff_source = $2, diff_source_context = $3, ended_at = $4, updated_at = $4, \
-         revision = revision + 1, status = case when terminal_kind = 'failed' then 'failed' else 'finished' end \
+        "update thread_run set diff_source = $2, diff_source_context = $3, ended_at = $4, \
+         status = case when terminal_kind = 'failed' then 'failed' else 'finished' end \
          where run_id = $1 and status = 'validating'",
     )
     .bind(id)
@@ -61,6 +63,7 @@ pub(super) async fn finish(
     .await?
     .rows_affected();
     if ended == 1 {
+        progress::raise(&mut tx, &[id], now).await?;
         update_pointers(&mut tx, &[id], now).await?;
     }
     tx.commit().await?;
@@ -76,9 +79,9 @@ pub(super) async fn sweep(
     let (missing, silent) = (at(limits.missing_end_sha_before), at(limits.silent_before));
     let mut tx = connection.begin().await?;
     let stale: Vec<Uuid> = sqlx::query_scalar(
-        "select run_id from thread_run \
-         where status in ('booting', 'running', 'validating') and (missing_end_sha_at < $1 or updated_at < $2) \
-         order by updated_at limit $3",
+        "select t.run_id from thread_run t join thread_run_progress p on p.run_id = t.run_id \
+         where t.status in ('booting', 'running', 'validating') and (t.missing_end_sha_at < $1 or p.updated_at < $2) \
+         order by p.updated_at limit $3",
     )
     .bind(missing)
     .bind(silent)
@@ -90,26 +93,25 @@ pub(super) async fn sweep(
         return Ok(Vec::new());
     }
     lock_pointers(&mut tx, &stale).await?;
+    progress::lock(&mut tx, &stale).await?;
     // A sign of life may have come in meanwhile.
     let still: Vec<Uuid> = sqlx::query_scalar(
-        "select run_id from thread_run where run_id = any ($1) \
-         and status in ('booting', 'running', 'validating') and (missing_end_sha_at < $2 or updated_at < $3) \
-         order by run_id for no key update",
+        "select t.run_id from thread_run t join thread_run_progress p on p.run_id = t.run_id \
+         where t.run_id = any ($1) and t.status in ('booting', 'running', 'validating') \
+            and (t.missing_end_sha_at < $2 or p.updated_at < $3)",
     )
     .bind(&stale)
     .bind(missing)
     .bind(silent)
     .fetch_all(&mut *tx)
     .await?;
-    sqlx::query(
-        "update thread_run set status = 'failed', failure_reason = $2, ended_at = $3, updated_at = $3, \
-         revision = revision + 1 where run_id = any ($1)",
-    )
-    .bind(&still)
-    .bind(FAILURE_MISSING_END_SHA_TIMEOUT)
-    .bind(now)
-    .execute(&mut *tx)
-    .await?;
+    sqlx::query("update thread_run set status = 'failed', failure_reason = $2, ended_at = $3 where run_id = any ($1)")
+        .bind(&still)
+        .bind(FAILURE_MISSING_END_SHA_TIMEOUT)
+        .bind(now)
+        .execute(&mut *tx)
+        .await?;
+    progress::raise(&mut tx, &still, now).await?;
     update_pointers(&mut tx, &still, now).await?;
     let rows: Vec<RunRow> =
         sqlx::query_as(select_run!("where t.run_id = any ($1)")).bind(&still).fetch_all(&mut *tx).await?;

@@ -15,7 +15,7 @@ use crate::store::failure::Failure;
 const LOCK: &str = "with pointers as materialized ( \
         select c.active_run_id from thread_run_context c where c.active_run_id = $1 for update \
      ) \
-     select from thread_run t where t.run_id = $1 and (select count(*) from pointers) >= 0 for no key update";
+     select from thread_run_progress p where p.run_id = $1 and (select count(*) from pointers) >= 0 for no key update";
 
 /// The transaction. Dropped, it is rolled back; the server does that itself where this process hangs
 /// (`idle_in_transaction_session_timeout`).

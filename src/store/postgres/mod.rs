@@ -11,6 +11,7 @@ mod held;
 mod keys;
 mod plain;
 mod previews;
+mod progress;
 mod quarantine;
 mod reach;
 mod runs;

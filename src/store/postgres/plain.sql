@@ -6,14 +6,14 @@
 --
 -- A known event id breaks a unique key and with it the statement. It is for commit.sql to say whose it is.
 with moved as (
-    update thread_run t set
-        revision = t.revision + 1,
+    update thread_run_progress p set
+        revision = p.revision + 1,
         updated_at = r.now,
-        last_accepted_seq = coalesce(r.seq, t.last_accepted_seq),
-        accepted_count = t.accepted_count + r.accepted,
-        duplicate_count = t.duplicate_count + r.duplicate,
-        out_of_order_count = t.out_of_order_count + r.out_of_order,
-        gap_count = t.gap_count + r.gaps
+        last_accepted_seq = coalesce(r.seq, p.last_accepted_seq),
+        accepted_count = p.accepted_count + r.accepted,
+        duplicate_count = p.duplicate_count + r.duplicate,
+        out_of_order_count = p.out_of_order_count + r.out_of_order,
+        gap_count = p.gap_count + r.gaps
     from (
         -- In the select list the arrays are read as a stream; in FROM they would be copied once more.
         select
@@ -26,11 +26,11 @@ with moved as (
             unnest($7::int8[]) as out_of_order,
             unnest($8::int8[]) as gaps
     ) r
-    where t.run_id = r.run_id
-        and t.run_id = any ($1::uuid[])
-        and t.revision = r.expected_revision
-        and (r.seq is null or t.last_accepted_seq is null or t.last_accepted_seq < r.seq)
-    returning t.run_id
+    where p.run_id = r.run_id
+        and p.run_id = any ($1::uuid[])
+        and p.revision = r.expected_revision
+        and (r.seq is null or p.last_accepted_seq is null or p.last_accepted_seq < r.seq)
+    returning p.run_id
 ), added as (
     insert into run_event (run_id, seq, event_id, payload, payload_hash, received_at)
     select e.run_id, e.seq, e.event_id, e.payload, e.payload_hash, e.received_at

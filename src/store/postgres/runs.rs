@@ -13,7 +13,7 @@ use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
 
 use super::connection::{PostgresStore, at, settle};
-use super::{closing, events, finish, held};
+use super::{closing, events, finish, held, progress};
 use crate::store::binding::{is_bound, may_bind};
 use crate::store::failure::Failure;
 use crate::store::rows::{ContextRow, RunRow};
@@ -28,16 +28,17 @@ macro_rules! select_run {
              t.run_end_sha, t.frozen_flag_snapshot::text as frozen_flag_snapshot, t.preview_config, \
              t.daemon_payload_version, t.terminal_event_id, t.terminal_kind, t.failure_reason, \
              (extract(epoch from t.missing_end_sha_at) * 1000)::int8 as missing_end_sha_at, \
-             t.diff_source, t.diff_source_context, t.last_accepted_seq, t.accepted_count, t.duplicate_count, \
-             t.out_of_order_count, t.quarantined_count, t.gap_count, t.revision, \
+             t.diff_source, t.diff_source_context, p.last_accepted_seq, p.accepted_count, p.duplicate_count, \
+             p.out_of_order_count, p.quarantined_count, p.gap_count, p.revision, \
              (extract(epoch from t.started_at) * 1000)::int8 as started_at, \
              (extract(epoch from t.ended_at) * 1000)::int8 as ended_at, \
              (extract(epoch from t.created_at) * 1000)::int8 as created_at, \
-             (extract(epoch from t.updated_at) * 1000)::int8 as updated_at, \
+             (extract(epoch from p.updated_at) * 1000)::int8 as updated_at, \
              c.active_run_id, \
-             (select e.payload_hash from run_event e where e.run_id = t.run_id and e.seq = t.last_accepted_seq) \
+             (select e.payload_hash from run_event e where e.run_id = t.run_id and e.seq = p.last_accepted_seq) \
                 as last_payload_hash \
              from thread_run t \
+             join thread_run_progress p on p.run_id = t.run_id \
              left join thread_run_context c \
                 on c.thread_id = t.thread_id and c.thread_chat_id = t.thread_chat_id ",
             $tail
@@ -242,12 +243,21 @@ async fn supersede(
     former: Uuid,
     now: OffsetDateTime,
 ) -> Result<(), Failure> {
+    // The pointer is locked, so nobody else changes the status of what it names.
     sqlx::query(
-        "update thread_run set revision = revision + 1, updated_at = $4, \
+        "with raised as ( \
+            update thread_run_progress p set revision = p.revision + 1, updated_at = $4 \
+            from ( \
+                select o.run_id from thread_run_progress o join thread_run t on t.run_id = o.run_id \
+                where t.thread_id = $1 and t.thread_chat_id = $2 \
+                    and (t.run_id = $3 or t.status in ('booting', 'running', 'validating')) \
+                order by o.run_id for no key update of o \
+            ) l where p.run_id = l.run_id returning p.run_id \
+         ) \
+         update thread_run t set \
          ended_at = case when status in ('booting', 'running', 'validating') then $4 else ended_at end, \
          status = case when status in ('booting', 'running', 'validating') then 'finished' else status end \
-         where thread_id = $1 and thread_chat_id = $2 \
-            and (run_id = $3 or status in ('booting', 'running', 'validating'))",
+         from raised r where t.run_id = r.run_id",
     )
     .bind(thread)
     .bind(chat)
@@ -263,8 +273,8 @@ async fn insert(connection: &mut PgConnection, new: &NewRun, now: OffsetDateTime
         serde_json::to_string(&new.frozen_flag_snapshot).map_err(|error| Failure::Rejected(error.to_string()))?;
     sqlx::query(
         "insert into thread_run (run_id, thread_id, thread_chat_id, start_request_id, trigger_source, user_id, \
-         repo_full_name, status, frozen_flag_snapshot, preview_config, created_at, updated_at) \
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::jsonb, $10, $11, $11)",
+         repo_full_name, status, frozen_flag_snapshot, preview_config, created_at) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::jsonb, $10, $11)",
     )
     .bind(new.run_id.as_uuid())
     .bind(new.thread_id.as_str())
@@ -277,8 +287,13 @@ async fn insert(connection: &mut PgConnection, new: &NewRun, now: OffsetDateTime
     .bind(snapshot)
     .bind(new.preview_config.as_deref())
     .bind(now)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    sqlx::query("insert into thread_run_progress (run_id, updated_at) values ($1, $2)")
+        .bind(new.run_id.as_uuid())
+        .bind(now)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -302,7 +317,7 @@ async fn bind(
     .bind(chat)
     .fetch_optional(&mut *tx)
     .await?;
-    sqlx::query("select from thread_run where run_id = $1 for no key update").bind(id).execute(&mut *tx).await?;
+    progress::lock(&mut tx, &[id]).await?;
     let run = loaded(&mut tx, id).await?;
     let version = match pointer {
         Some((active, version)) if active == id && may_bind(&run, &binding.run_start_sha) => version,
@@ -318,7 +333,7 @@ async fn bind(
     let status = if run.status == RunStatus::Booting { RunStatus::Running } else { run.status };
     sqlx::query(
         "update thread_run set codesandbox_id = $2, sandbox_provider = $3, repo_dir = $4, run_start_sha = $5, \
-         status = $6, revision = revision + 1, updated_at = $7 where run_id = $1",
+         status = $6 where run_id = $1",
     )
     .bind(id)
     .bind(binding.codesandbox_id.as_str())
@@ -326,9 +341,9 @@ async fn bind(
     .bind(binding.repo_dir.as_deref())
     .bind(binding.run_start_sha.as_str())
     .bind(status.as_str())
-    .bind(now)
     .execute(&mut *tx)
     .await?;
+    progress::raise(&mut tx, &[id], now).await?;
     let moved = sqlx::query(
         "update thread_run_context set active_codesandbox_id = $3, active_sandbox_provider = $4, active_status = $5, \
          version = version + 1, active_updated_at = $6 where thread_id = $1 and thread_chat_id = $2 and version = $7",

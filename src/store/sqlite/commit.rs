@@ -24,40 +24,25 @@ const INSERT_EVENT: &str =
 static INSERT_CHUNK: LazyLock<Arc<str>> =
     LazyLock::new(|| format!("{INSERT_EVENT}{}", ", (?, ?, ?, ?, ?, ?)".repeat(CHUNK - 1)).into());
 
-/// The part of the two updates that decides whether the commit applies.
-macro_rules! applies {
-    () => {
-        " where run_id = $1 and revision = $2 \
-         and ($4 is null or last_accepted_seq is null or last_accepted_seq < $4) \
-         and ($9 is null or not exists (select 1 from run_event e \
-            where e.run_id = $1 and e.event_id in (select value from json_each($9))))"
-    };
-}
+/// Moves the run's place and counters where the commit applies.
+const MOVE: &str = "update thread_run_progress set revision = revision + 1, updated_at = $3, \
+     last_accepted_seq = coalesce($4, last_accepted_seq), accepted_count = accepted_count + $5, \
+     duplicate_count = duplicate_count + $6, out_of_order_count = out_of_order_count + $7, \
+     gap_count = gap_count + $8 \
+     where run_id = $1 and revision = $2 \
+        and ($4 is null or last_accepted_seq is null or last_accepted_seq < $4) \
+        and ($9 is null or not exists (select 1 from run_event e \
+            where e.run_id = $1 and e.event_id in (select value from json_each($9))))";
 
-macro_rules! counts {
-    () => {
-        "update thread_run set revision = revision + 1, updated_at = $3, \
-         last_accepted_seq = coalesce($4, last_accepted_seq), accepted_count = accepted_count + $5, \
-         duplicate_count = duplicate_count + $6, out_of_order_count = out_of_order_count + $7, \
-         gap_count = gap_count + $8"
-    };
-}
-
-/// Most commits only move the counters: an update that names no indexed column touches no index.
-const MOVE: &str = concat!(counts!(), applies!());
-
-const CHANGE: &str = concat!(
-    counts!(),
-    ", status = coalesce($10, status), \
-     daemon_payload_version = coalesce($11, daemon_payload_version), \
-     terminal_event_id = coalesce($12, terminal_event_id), \
-     terminal_kind = coalesce($13, terminal_kind), \
-     run_end_sha = coalesce($14, run_end_sha), \
-     missing_end_sha_at = case when $12 is not null then null else coalesce($15, missing_end_sha_at) end, \
-     started_at = coalesce(started_at, $16), \
-     ended_at = coalesce(ended_at, $17)",
-    applies!()
-);
+const CHANGE: &str = "update thread_run set status = coalesce($2, status), \
+     daemon_payload_version = coalesce($3, daemon_payload_version), \
+     terminal_event_id = coalesce($4, terminal_event_id), \
+     terminal_kind = coalesce($5, terminal_kind), \
+     run_end_sha = coalesce($6, run_end_sha), \
+     missing_end_sha_at = case when $4 is not null then null else coalesce($7, missing_end_sha_at) end, \
+     started_at = coalesce(started_at, $8), \
+     ended_at = coalesce(ended_at, $9) \
+     where run_id = $1";
 
 /// Carries out the batches of the group commit.
 pub(super) struct Writer {
@@ -100,14 +85,13 @@ async fn write(connection: &mut SqliteConnection, commits: &[RunCommit]) -> Resu
     Ok(outcomes)
 }
 
-/// Writes the run's row where the commit applies; whether it does.
+/// Writes the run's rows where the commit applies; whether it does.
 async fn move_run(connection: &mut SqliteConnection, commit: &RunCommit) -> Result<bool, Failure> {
     let change = &commit.change;
-    let only_moves = *change == RunChange { last_accepted_seq: change.last_accepted_seq, ..RunChange::default() };
     let event_ids: Vec<&str> =
         commit.events.iter().filter_map(|event| event.event_id.as_ref()).map(EventId::as_str).collect();
     let event_ids = if event_ids.is_empty() { None } else { Some(json_list(&event_ids)?) };
-    let mut query = sqlx::query(if only_moves { MOVE } else { CHANGE })
+    let moved = sqlx::query(MOVE)
         .bind(commit.run_id.as_uuid())
         .bind(commit.expected_revision)
         .bind(commit.now.as_millis())
@@ -116,20 +100,32 @@ async fn move_run(connection: &mut SqliteConnection, commit: &RunCommit) -> Resu
         .bind(commit.counters.duplicate)
         .bind(commit.counters.out_of_order)
         .bind(commit.counters.gaps)
-        .bind(event_ids);
-    if !only_moves {
-        let terminal = change.terminal.as_ref();
-        query = query
-            .bind(change.status.map(RunStatus::as_str))
-            .bind(change.daemon_payload_version.map(i64::from))
-            .bind(terminal.map(|terminal| terminal.event_id.as_str()))
-            .bind(terminal.map(|terminal| terminal.kind.as_str()))
-            .bind(terminal.and_then(|terminal| terminal.end_sha.as_ref()).map(CommitSha::as_str))
-            .bind(change.missing_end_sha_at.map(Timestamp::as_millis))
-            .bind(change.started_at.map(Timestamp::as_millis))
-            .bind(change.ended_at.map(Timestamp::as_millis));
+        .bind(event_ids)
+        .execute(&mut *connection)
+        .await?
+        .rows_affected();
+    let only_moves = *change == RunChange { last_accepted_seq: change.last_accepted_seq, ..RunChange::default() };
+    if moved == 1 && !only_moves {
+        change_run(connection, commit.run_id, change).await?;
     }
-    Ok(query.execute(connection).await?.rows_affected() == 1)
+    Ok(moved == 1)
+}
+
+async fn change_run(connection: &mut SqliteConnection, run_id: RunId, change: &RunChange) -> Result<(), Failure> {
+    let terminal = change.terminal.as_ref();
+    sqlx::query(CHANGE)
+        .bind(run_id.as_uuid())
+        .bind(change.status.map(RunStatus::as_str))
+        .bind(change.daemon_payload_version.map(i64::from))
+        .bind(terminal.map(|terminal| terminal.event_id.as_str()))
+        .bind(terminal.map(|terminal| terminal.kind.as_str()))
+        .bind(terminal.and_then(|terminal| terminal.end_sha.as_ref()).map(CommitSha::as_str))
+        .bind(change.missing_end_sha_at.map(Timestamp::as_millis))
+        .bind(change.started_at.map(Timestamp::as_millis))
+        .bind(change.ended_at.map(Timestamp::as_millis))
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 async fn add_events(connection: &mut SqliteConnection, events: &[(RunId, &NewEvent)]) -> Result<(), Failure> {
@@ -157,7 +153,7 @@ async fn add_events(connection: &mut SqliteConnection, events: &[(RunId, &NewEve
     Ok(())
 }
 
-/// Adds the rows that are new and counts them in the run's row.
+/// Adds the rows that are new and counts them.
 async fn quarantine(connection: &mut SqliteConnection, run_id: RunId, rows: &[NewQuarantine]) -> Result<u32, Failure> {
     let mut added = 0;
     for row in rows {
@@ -185,7 +181,7 @@ async fn quarantine(connection: &mut SqliteConnection, run_id: RunId, rows: &[Ne
     }
     let added = u32::try_from(added).unwrap_or(u32::MAX);
     if added > 0 {
-        sqlx::query("update thread_run set quarantined_count = quarantined_count + $2 where run_id = $1")
+        sqlx::query("update thread_run_progress set quarantined_count = quarantined_count + $2 where run_id = $1")
             .bind(run_id.as_uuid())
             .bind(i64::from(added))
             .execute(connection)

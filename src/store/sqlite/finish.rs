@@ -8,6 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::types::Uuid;
 
 use super::connection::BEGIN_WRITE;
+use super::progress;
 use super::runs::load;
 use crate::store::failure::Failure;
 
@@ -35,8 +36,8 @@ pub(super) async fn finish(
     let id = run_id.as_uuid();
     let mut tx = connection.begin_with(BEGIN_WRITE).await?;
     let ended = sqlx::query(
-        "update thread_run set diff_source = $2, diff_source_context = $3, ended_at = $4, updated_at = $4, \
-         revision = revision + 1, status = case when terminal_kind = 'failed' then 'failed' else 'finished' end \
+        "update thread_run set diff_source = $2, diff_source_context = $3, ended_at = $4, \
+         status = case when terminal_kind = 'failed' then 'failed' else 'finished' end \
          where run_id = $1 and status = 'validating'",
     )
     .bind(id)
@@ -47,6 +48,7 @@ pub(super) async fn finish(
     .await?
     .rows_affected();
     if ended == 1 {
+        progress::raise(&mut tx, id, now).await?;
         update_pointer(&mut tx, id, now).await?;
     }
     tx.commit().await?;
@@ -61,9 +63,9 @@ pub(super) async fn sweep(
 ) -> Result<Vec<RunRecord>, Failure> {
     let mut tx = connection.begin_with(BEGIN_WRITE).await?;
     let stale: Vec<Uuid> = sqlx::query_scalar(
-        "select run_id from thread_run \
-         where status in ('booting', 'running', 'validating') and (missing_end_sha_at < $1 or updated_at < $2) \
-         order by updated_at limit $3",
+        "select t.run_id from thread_run t join thread_run_progress p on p.run_id = t.run_id \
+         where t.status in ('booting', 'running', 'validating') and (t.missing_end_sha_at < $1 or p.updated_at < $2) \
+         order by p.updated_at limit $3",
     )
     .bind(limits.missing_end_sha_before.as_millis())
     .bind(limits.silent_before.as_millis())
@@ -72,15 +74,13 @@ pub(super) async fn sweep(
     .await?;
     let mut ended = Vec::with_capacity(stale.len());
     for run in stale {
-        sqlx::query(
-            "update thread_run set status = 'failed', failure_reason = $2, ended_at = $3, updated_at = $3, \
-             revision = revision + 1 where run_id = $1",
-        )
-        .bind(run)
-        .bind(FAILURE_MISSING_END_SHA_TIMEOUT)
-        .bind(now)
-        .execute(&mut *tx)
-        .await?;
+        sqlx::query("update thread_run set status = 'failed', failure_reason = $2, ended_at = $3 where run_id = $1")
+            .bind(run)
+            .bind(FAILURE_MISSING_END_SHA_TIMEOUT)
+            .bind(now)
+            .execute(&mut *tx)
+            .await?;
+        progress::raise(&mut tx, run, now).await?;
         update_pointer(&mut tx, run, now).await?;
         ended.extend(load(&mut tx, run).await?);
     }

@@ -9,6 +9,7 @@ mod finish;
 mod flags;
 mod keys;
 mod previews;
+mod progress;
 mod quarantine;
 mod runs;
 mod ui_validation;

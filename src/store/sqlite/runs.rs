@@ -12,7 +12,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::types::Uuid;
 
 use super::connection::{BEGIN_WRITE, SqliteStore, settle};
-use super::{closing, events, finish};
+use super::{closing, events, finish, progress};
 use crate::store::binding::{is_bound, may_bind};
 use crate::store::failure::Failure;
 use crate::store::rows::{ContextRow, RunRow};
@@ -27,16 +27,17 @@ macro_rules! select_run {
              t.run_end_sha, t.frozen_flag_snapshot, t.preview_config, \
              t.daemon_payload_version, t.terminal_event_id, t.terminal_kind, t.failure_reason, \
              t.missing_end_sha_at as missing_end_sha_at, \
-             t.diff_source, t.diff_source_context, t.last_accepted_seq, t.accepted_count, t.duplicate_count, \
-             t.out_of_order_count, t.quarantined_count, t.gap_count, t.revision, \
+             t.diff_source, t.diff_source_context, p.last_accepted_seq, p.accepted_count, p.duplicate_count, \
+             p.out_of_order_count, p.quarantined_count, p.gap_count, p.revision, \
              t.started_at as started_at, \
              t.ended_at as ended_at, \
              t.created_at as created_at, \
-             t.updated_at as updated_at, \
+             p.updated_at as updated_at, \
              c.active_run_id, \
-             (select e.payload_hash from run_event e where e.run_id = t.run_id and e.seq = t.last_accepted_seq) \
+             (select e.payload_hash from run_event e where e.run_id = t.run_id and e.seq = p.last_accepted_seq) \
                 as last_payload_hash \
              from thread_run t \
+             join thread_run_progress p on p.run_id = t.run_id \
              left join thread_run_context c \
                 on c.thread_id = t.thread_id and c.thread_chat_id = t.thread_chat_id ",
             $tail
@@ -236,16 +237,29 @@ async fn supersede(
     former: Uuid,
     now: i64,
 ) -> Result<(), Failure> {
-    sqlx::query(
-        "update thread_run set revision = revision + 1, updated_at = $4, \
-         ended_at = case when status in ('booting', 'running', 'validating') then $4 else ended_at end, \
-         status = case when status in ('booting', 'running', 'validating') then 'finished' else status end \
-         where thread_id = $1 and thread_chat_id = $2 \
-            and (run_id = $3 or status in ('booting', 'running', 'validating'))",
+    let runs: Vec<Uuid> = sqlx::query_scalar(
+        "select run_id from thread_run where thread_id = $1 and thread_chat_id = $2 \
+         and (run_id = $3 or status in ('booting', 'running', 'validating'))",
     )
     .bind(thread)
     .bind(chat)
     .bind(former)
+    .fetch_all(&mut *connection)
+    .await?;
+    for run in runs {
+        end(connection, run, now).await?;
+        progress::raise(connection, run, now).await?;
+    }
+    Ok(())
+}
+
+/// Ends the run as `finished` where it has not ended.
+async fn end(connection: &mut SqliteConnection, run: Uuid, now: i64) -> Result<(), Failure> {
+    sqlx::query(
+        "update thread_run set ended_at = $2, status = 'finished' \
+         where run_id = $1 and status in ('booting', 'running', 'validating')",
+    )
+    .bind(run)
     .bind(now)
     .execute(connection)
     .await?;
@@ -257,8 +271,8 @@ async fn insert(connection: &mut SqliteConnection, new: &NewRun, now: i64) -> Re
         serde_json::to_string(&new.frozen_flag_snapshot).map_err(|error| Failure::Rejected(error.to_string()))?;
     sqlx::query(
         "insert into thread_run (run_id, thread_id, thread_chat_id, start_request_id, trigger_source, user_id, \
-         repo_full_name, status, frozen_flag_snapshot, preview_config, created_at, updated_at) \
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)",
+         repo_full_name, status, frozen_flag_snapshot, preview_config, created_at) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(new.run_id.as_uuid())
     .bind(new.thread_id.as_str())
@@ -271,8 +285,13 @@ async fn insert(connection: &mut SqliteConnection, new: &NewRun, now: i64) -> Re
     .bind(snapshot)
     .bind(new.preview_config.as_deref())
     .bind(now)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    sqlx::query("insert into thread_run_progress (run_id, updated_at) values ($1, $2)")
+        .bind(new.run_id.as_uuid())
+        .bind(now)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -311,7 +330,7 @@ async fn bind(
     let status = if run.status == RunStatus::Booting { RunStatus::Running } else { run.status };
     sqlx::query(
         "update thread_run set codesandbox_id = $2, sandbox_provider = $3, repo_dir = $4, run_start_sha = $5, \
-         status = $6, revision = revision + 1, updated_at = $7 where run_id = $1",
+         status = $6 where run_id = $1",
     )
     .bind(id)
     .bind(binding.codesandbox_id.as_str())
@@ -319,9 +338,9 @@ async fn bind(
     .bind(binding.repo_dir.as_deref())
     .bind(binding.run_start_sha.as_str())
     .bind(status.as_str())
-    .bind(now)
     .execute(&mut *tx)
     .await?;
+    progress::raise(&mut tx, id, now).await?;
     let moved = sqlx::query(
         "update thread_run_context set active_codesandbox_id = $3, active_sandbox_provider = $4, active_status = $5, \
          version = version + 1, active_updated_at = $6 where thread_id = $1 and thread_chat_id = $2 and version = $7",
