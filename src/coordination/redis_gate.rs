@@ -14,6 +14,7 @@ use super::redis::Shared;
 use super::redis_connections::{CONNECTIONS_MAX, Connections};
 use super::redis_previews::{generation, generation_key, limited, nonsense, revocation_key, slots_key};
 use super::redis_released::Carried;
+use super::redis_scripts::{Numbers, pack};
 
 /// Admissions in one call.
 const TOGETHER_MAX: usize = 64;
@@ -67,28 +68,23 @@ impl Group {
             && self.asked.len() < TOGETHER_MAX
     }
 
-    /// Its keys and arguments, as the script reads them.
-    fn write(&self, script: &mut ScriptInvocation<'_>, released: &[Uuid]) {
+    /// Adds its keys and its numbers, as the script reads them.
+    fn write(&self, script: &mut ScriptInvocation<'_>, packed: &mut Vec<u8>, released: &[Uuid]) {
         script
             .key(revocation_key(self.session))
             .key(&self.access_key)
             .key(generation_key(&self.access_key))
-            .key(slots_key(self.session))
-            .arg(self.windows.len())
-            .arg(self.revocation_version)
-            .arg(self.slots_max)
-            .arg(self.slot_ms);
+            .key(slots_key(self.session));
         for window in &self.windows {
-            script.key(&window.key).arg(window.limit).arg(window.window_ms);
+            script.key(&window.key);
         }
-        script.arg(self.asked.len());
-        for (slot, _) in &self.asked {
-            script.arg(slot.hyphenated().encode_lower(&mut Uuid::encode_buffer()) as &str);
-        }
-        script.arg(released.len());
-        for slot in released {
-            script.arg(slot.hyphenated().encode_lower(&mut Uuid::encode_buffer()) as &str);
-        }
+        let numbers = Numbers {
+            revocation_version: self.revocation_version,
+            slots_max: self.slots_max,
+            slot_ms: self.slot_ms,
+            windows: &self.windows,
+        };
+        pack(packed, &numbers, self.asked.iter().map(|(slot, _)| *slot), released);
     }
 
     /// What came of one of them.
@@ -203,13 +199,14 @@ impl Shared {
     /// One call, and its answers to all who wait for them.
     async fn ask(&self, groups: Vec<Group>) {
         let mut script = self.previews.admit.prepare_invoke();
-        script.arg(groups.len());
+        let mut packed = Vec::with_capacity(192 * groups.len());
         let mut released = Vec::with_capacity(groups.len());
         for group in &groups {
             let slots = self.released.take_along(group.session);
-            group.write(&mut script, slots.slots());
+            group.write(&mut script, &mut packed, slots.slots());
             released.push(slots);
         }
+        script.arg(packed);
         let asked: usize = groups.iter().map(|group| group.asked.len()).sum();
         let answers = match self.call::<Vec<i64>>(&script).await {
             Ok(answers) if answers.len() == 3 * asked => {

@@ -112,7 +112,7 @@ impl PreviewGate for RedisCoordination {
     ) -> Result<bool, CoordinationError> {
         let slot_ms = check_span("a slot", slot_ms)?;
         let mut script = self.0.previews.extend.prepare_invoke();
-        script.key(slots_key(session)).arg(slot.to_string()).arg(slot_ms);
+        script.key(slots_key(session)).arg(slot.as_bytes()).arg(slot_ms);
         Ok(self.0.call::<i64>(&script).await? == 1)
     }
 
@@ -129,7 +129,7 @@ impl PreviewGate for RedisCoordination {
             for (session, slots) in some {
                 script.key(slots_key(*session)).arg(slots.len());
                 for slot in slots {
-                    script.arg(slot.hyphenated().encode_lower(&mut Uuid::encode_buffer()) as &str);
+                    script.arg(slot.as_bytes());
                 }
             }
             self.0.call::<i64>(&script).await?;

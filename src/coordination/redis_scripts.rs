@@ -4,6 +4,8 @@
 //! script answers is cut to an integer; `false` is answered as nil.
 
 use redis::Script;
+use runwarden_actors::ports::LimitWindow;
+use uuid::Uuid;
 
 use super::redis::NOW;
 
@@ -41,21 +43,21 @@ for _, key in ipairs(KEYS) do redis.call('SET', key, '1', 'PX', ARGV[1]) end
 return 1
 ";
 /// All windows are looked at before one of them is counted. A counter without an end would be full for ever; it gets
-/// one when it is found full.
+/// one when it is found full. `rules` has limit and length of each window.
 const WINDOWS: &str = r"
-local function room(windows, used, first_used, first_arg)
+local function room(windows, used, first_used, rules)
   local least = math.huge
   for i = 0, windows - 1 do
-    local left = tonumber(ARGV[first_arg + 2 * i]) - tonumber(used[first_used + i] or '0')
+    local left = rules[1 + 2 * i] - (used[first_used + i] or 0)
     if left < least then least = left end
   end
   return least
 end
-local function fullest(first_key, windows, used, first_used, first_arg, more)
+local function fullest(first_key, windows, used, first_used, rules, more)
   local which, wait = 0, 0
   for i = 0, windows - 1 do
-    if tonumber(used[first_used + i] or '0') + more >= tonumber(ARGV[first_arg + 2 * i]) then
-      local key, span = KEYS[first_key + i], ARGV[first_arg + 2 * i + 1]
+    if (used[first_used + i] or 0) + more >= tonumber(rules[1 + 2 * i]) then
+      local key, span = KEYS[first_key + i], rules[2 + 2 * i]
       local left = redis.call('PTTL', key)
       if left == -1 then redis.call('PEXPIRE', key, span) end
       if left < 0 then left = tonumber(span) end
@@ -65,48 +67,45 @@ local function fullest(first_key, windows, used, first_used, first_arg, more)
   end
   return which, wait
 end
-local function count(first_key, windows, used, first_used, first_arg, by)
+local function count(first_key, windows, used, first_used, rules, by)
   for i = 0, windows - 1 do
     if used[first_used + i] then redis.call('INCRBY', KEYS[first_key + i], by)
-    else redis.call('SET', KEYS[first_key + i], by, 'PX', ARGV[first_arg + 2 * i + 1]) end
+    else redis.call('SET', KEYS[first_key + i], by, 'PX', rules[2 + 2 * i]) end
   end
 end
 ";
 const COUNT_ALL: &str = r"
 local used = redis.call('MGET', unpack(KEYS))
-local which, wait = fullest(1, #KEYS, used, 1, 1, 0)
+local which, wait = fullest(1, #KEYS, used, 1, ARGV, 0)
 if which > 0 then return {5, which - 1, wait} end
-count(1, #KEYS, used, 1, 1, 1)
+count(1, #KEYS, used, 1, ARGV, '1')
 return {0, 0, 0}
 ";
-/// Several groups of admissions; those of one differ only in their slots. First argument: the groups. Then for each
-///
-/// - keys: revocation, access, generation, slots, windows
-/// - arguments: number of windows, version, slots of the session, life of a slot, limit and length of each window,
-///   number of slots asked for and the slots, number of slots given back and the slots
+/// Several groups of admissions; those of one differ only in their slots. Keys of each group: revocation, access,
+/// generation, slots, windows. The only argument holds the numbers of all of them, packed by [`pack`]: to read each from
+/// an argument of its own would cost more than to admit.
 ///
 /// The answer is three numbers for each slot asked for, in order. Slots that have run out are looked for where there is
-/// no other left.
+/// no other left. Numbers that go into many commands are printed once.
 const ADMIT: &str = r"
-local answers, key, at = {}, 0, 1
-local function number()
-  at = at + 1
-  return tonumber(ARGV[at - 1])
-end
+local packed, at, key, answers = ARGV[1], 1, 0, {}
 local function tell(outcome, first, second)
   local last = #answers
   answers[last + 1], answers[last + 2], answers[last + 3] = outcome, first, second
 end
-for _ = 1, number() do
-  local windows, asked, slots_max, span = number(), number(), number(), number()
-  local first_limit, slots = at, KEYS[key + 4]
-  at = at + 2 * windows
-  local wanted = number()
-  local first_slot = at
-  at = at + wanted
-  local back = number()
-  if back > 0 then redis.call('ZREM', slots, unpack(ARGV, at, at + back - 1)) end
-  at = at + back
+local function slot()
+  at = at + 16
+  return string.sub(packed, at - 16, at - 1)
+end
+while at <= #packed do
+  local windows, wanted, back, asked, slots_max, span
+  windows, wanted, back, asked, slots_max, span, at = struct.unpack('<I4I4I4ddd', packed, at)
+  local rules = {struct.unpack('<' .. string.rep('d', 2 * windows), packed, at)}
+  at = rules[2 * windows + 1]
+  local slots, ask, free = KEYS[key + 4], {}, {}
+  for i = 1, wanted do ask[i] = slot() end
+  for i = 1, back do free[i] = slot() end
+  if back > 0 then redis.call('ZREM', slots, unpack(free)) end
   local known = redis.call('MGET', KEYS[key + 1], KEYS[key + 2], unpack(KEYS, key + 5, key + 4 + windows))
   local version = tonumber(known[1])
   local refused, why = nil, 0
@@ -117,28 +116,27 @@ for _ = 1, number() do
   if refused then
     for _ = 1, wanted do tell(refused, why, 0) end
   else
-    local uses = room(windows, known, 3, first_limit)
+    local uses = room(windows, known, 3, rules)
     local held = redis.call('ZCARD', slots)
     if held + wanted > slots_max then
       redis.call('ZREMRANGEBYSCORE', slots, '-inf', now)
       held = redis.call('ZCARD', slots)
     end
-    local taken = {}
-    for i = first_slot, first_slot + wanted - 1 do
+    local taken, until_ms = {}, string.format('%.0f', now + span)
+    for i = 1, wanted do
       local count = #taken / 2
       if count >= uses then
-        local which, wait = fullest(key + 5, windows, known, 3, first_limit, count)
+        local which, wait = fullest(key + 5, windows, known, 3, rules, count)
         tell(5, which - 1, wait)
-      elseif held + count >= slots_max and not redis.call('ZSCORE', slots, ARGV[i]) then
+      elseif held + count >= slots_max and not redis.call('ZSCORE', slots, ask[i]) then
         tell(6, 0, 0)
       else
-        taken[#taken + 1] = now + span
-        taken[#taken + 1] = ARGV[i]
+        taken[2 * count + 1], taken[2 * count + 2] = until_ms, ask[i]
         tell(0, 0, 0)
       end
     end
     if #taken > 0 then
-      count(key + 5, windows, known, 3, first_limit, #taken / 2)
+      count(key + 5, windows, known, 3, rules, string.format('%d', #taken / 2))
       hold(slots, span, taken)
     end
   end
@@ -238,6 +236,39 @@ if previous and previous == ARGV[4] then
 end
 return false
 ";
+
+/// The numbers of one group, as [`ADMIT`] reads them.
+pub(super) struct Numbers<'a> {
+    pub(super) revocation_version: i64,
+    pub(super) slots_max: u32,
+    pub(super) slot_ms: u64,
+    pub(super) windows: &'a [LimitWindow],
+}
+
+/// Adds a group to the argument of [`ADMIT`]: three counts of 4 bytes, the other numbers as doubles, which is what Lua
+/// has, then 16 bytes for each slot, asked for and given back.
+#[expect(clippy::cast_precision_loss, reason = "times and versions are below 2^53")]
+pub(super) fn pack(
+    into: &mut Vec<u8>,
+    numbers: &Numbers<'_>,
+    asked: impl ExactSizeIterator<Item = Uuid>,
+    released: &[Uuid],
+) {
+    for count in [numbers.windows.len(), asked.len(), released.len()] {
+        into.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
+    }
+    let mut number = |number: f64| into.extend_from_slice(&number.to_le_bytes());
+    number(numbers.revocation_version as f64);
+    number(f64::from(numbers.slots_max));
+    number(numbers.slot_ms as f64);
+    for window in numbers.windows {
+        number(f64::from(window.limit));
+        number(window.window_ms as f64);
+    }
+    for slot in asked.chain(released.iter().copied()) {
+        into.extend_from_slice(slot.as_bytes());
+    }
+}
 
 /// The scripts, hashed once.
 pub(super) struct PreviewScripts {
