@@ -117,9 +117,7 @@ async fn walk(
         let_through(services, request, asked.session, asked.cookie_scope).await?;
         services.open(asked.session).await
     };
-    if let Ok(open) = &opened {
-        services.require_live(&open.record.user_id, &open.record.repo_full_name).await?;
-    }
+    services.require_live_session(asked.session, &opened).await?;
     let denied = |open: Option<&Arc<OpenSession>>, reason| {
         if let Some(open) = open {
             services.deps.run.observer.preview_denied(preview_dimensions(&open.record, Some(proxy_req_id)), reason);

@@ -95,6 +95,25 @@ impl PreviewServices {
         if on { Ok(()) } else { Err(ApiError::new(ErrorCode::NotFound, "previews are switched off")) }
     }
 
+    /// The same for a session that was looked for. One that is over is looked up once more: what is switched off says
+    /// nothing of it, its end neither.
+    pub async fn require_live_session(
+        &self,
+        id: PreviewSessionId,
+        opened: &Result<Arc<OpenSession>, OpenError>,
+    ) -> Result<(), ApiError> {
+        match opened {
+            Ok(open) => self.require_live(&open.record.user_id, &open.record.repo_full_name).await,
+            Err(OpenError::Expired | OpenError::Revoked | OpenError::NotReady(_)) => {
+                match self.deps.run.store.load_preview(id).await? {
+                    Some(session) => self.require_live(&session.user_id, &session.repo_full_name).await,
+                    None => Ok(()),
+                }
+            }
+            Err(OpenError::NotFound | OpenError::Store(_) | OpenError::Stopped) => Ok(()),
+        }
+    }
+
     /// Whether WebSocket is proxied on this routing.
     pub fn websocket_on(&self, routing: Routing) -> bool {
         match routing {

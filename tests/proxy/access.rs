@@ -39,6 +39,10 @@ fn a_flag_that_is_turned_off_closes_every_door_within_two_seconds() {
         let browser = stage.open().await;
         let session = stage.start().await;
         assert_eq!(browser.get("/").await.status(), 200);
+        let over = stage.open().await;
+        stage.revoke(&over.id).await;
+        let gone = Raw::ask(&stage.server.url, over.head("GET", "/", "")).await;
+        assert!(gone.is(401, "revoked"), "{}", gone.text());
         stage.server.flag("sandboxPreview", false).await;
         sleep(Duration::from_millis(2_050)).await;
         let seen = upstream.heads().len();
@@ -53,6 +57,10 @@ fn a_flag_that_is_turned_off_closes_every_door_within_two_seconds() {
                 "POST /api/preview/session/{id}/exchange HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
             ),
             format!("GET /api/preview/probe/{id} HTTP/1.1\r\nHost: x\r\n\r\n"),
+            // Not even that it was there and is over.
+            over.head("GET", "/", ""),
+            over.head("POST", "/.runwarden/subscription-token", "Content-Length: 0\r\n"),
+            format!("GET /api/preview/probe/{} HTTP/1.1\r\nHost: x\r\n\r\n", over.id),
             format!(
                 "GET /api/internal/preview/session/{id} HTTP/1.1\r\nHost: x\r\nX-Internal-Service-Key: {INTERNAL_KEY}\r\n\r\n"
             ),

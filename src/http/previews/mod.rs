@@ -76,9 +76,9 @@ fn require_vouched(services: &PreviewServices, user: &UserId) -> Result<(), ApiE
 
 /// The open session, with previews switched on for it.
 async fn open_session(services: &PreviewServices, id: PreviewSessionId) -> Result<Arc<OpenSession>, ApiError> {
-    let open = services.open(id).await?;
-    services.require_live(&open.record.user_id, &open.record.repo_full_name).await?;
-    Ok(open)
+    let opened = services.open(id).await;
+    services.require_live_session(id, &opened).await?;
+    Ok(opened?)
 }
 
 /// The session's user may still see the repository. `deps` are those for the session.

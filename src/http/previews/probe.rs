@@ -97,9 +97,10 @@ pub(super) async fn probe_for(
     count_stranger(services, &services.deps.options.limits.exchange_ip(&ip)).await?;
     let mut builder = HttpResponse::Ok();
     allow_page(services, request, &mut builder);
-    let result = match services.open(id).await {
+    let opened = services.open(id).await;
+    services.require_live_session(id, &opened).await?;
+    let result = match opened {
         Ok(open) => {
-            services.require_live(&open.record.user_id, &open.record.repo_full_name).await?;
             require_vouched(services, &open.record.user_id)?;
             let needs = open.record.config.as_ref().is_some_and(|config| config.requires_websocket);
             if needs && !services.websocket_on(routing) {
