@@ -22,7 +22,7 @@ select run_id, last_accepted_seq, accepted_count, duplicate_count, out_of_order_
     revision, updated_at
 from thread_run;
 
--- Its condition was read from text anew by every statement. The one statement that moves the place has the same one.
+-- Its condition was read from text anew by every statement. The statements that move the place have the same one.
 drop trigger thread_run_seq_only_rises on thread_run;
 
 alter table thread_run
@@ -34,5 +34,6 @@ alter table thread_run
     drop column gap_count,
     drop column revision,
     drop column updated_at;
+
 -- Its rows are written a few times now, not for every batch.
 alter table thread_run reset (fillfactor, autovacuum_vacuum_scale_factor);

@@ -19,6 +19,7 @@ select run_id, last_accepted_seq, accepted_count, duplicate_count, out_of_order_
     revision, updated_at
 from thread_run;
 
+-- The statement that moves the place has the same condition.
 drop trigger thread_run_seq_only_rises;
 
 alter table thread_run drop column last_accepted_seq;

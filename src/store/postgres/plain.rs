@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use runwarden_actors::contract::Seq;
-use runwarden_actors::ports::store::{CommitOutcome, RunChange, RunCommit};
+use runwarden_actors::ports::store::{CommitOutcome, RunCommit};
 use sqlx::postgres::PgConnection;
 use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
@@ -17,8 +17,7 @@ const PLAIN: &str = include_str!("plain.sql");
 
 /// Whether the commit changes nothing but the run's place and its counters, and adds nothing but events.
 pub(super) fn is_plain(commit: &RunCommit) -> bool {
-    let place = RunChange { last_accepted_seq: commit.change.last_accepted_seq, ..RunChange::default() };
-    commit.change == place && commit.quarantine.is_empty() && commit.effects.is_empty()
+    commit.change.only_moves() && commit.quarantine.is_empty() && commit.effects.is_empty()
 }
 
 #[derive(Default)]

@@ -104,8 +104,7 @@ async fn move_run(connection: &mut SqliteConnection, commit: &RunCommit) -> Resu
         .execute(&mut *connection)
         .await?
         .rows_affected();
-    let only_moves = *change == RunChange { last_accepted_seq: change.last_accepted_seq, ..RunChange::default() };
-    if moved == 1 && !only_moves {
+    if moved == 1 && !change.only_moves() {
         change_run(connection, commit.run_id, change).await?;
     }
     Ok(moved == 1)

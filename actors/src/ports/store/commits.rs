@@ -70,7 +70,7 @@ pub struct NewQuarantine {
 /// A stored quarantine row.
 pub type QuarantineRow = NewQuarantine;
 
-/// What a commit changes in the run's own row, beside counters.
+/// What a commit changes in the run's own rows, beside counters.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RunChange {
     /// New status.
@@ -87,6 +87,14 @@ pub struct RunChange {
     pub started_at: Option<Timestamp>,
     /// End, where the run ends without a HEAD check.
     pub ended_at: Option<Timestamp>,
+}
+
+impl RunChange {
+    /// Whether it changes the run's place at most, as nearly all do.
+    #[must_use]
+    pub fn only_moves(&self) -> bool {
+        *self == Self { last_accepted_seq: self.last_accepted_seq, ..Self::default() }
+    }
 }
 
 /// Everything that one decision writes, in one transaction: all of it or nothing.
