@@ -29,7 +29,7 @@ use tokio::task::LocalSet;
 use load::{LOADS, Target};
 use options::{Options, Part};
 use peers::Peer;
-use report::Row;
+use report::{Peers, Row};
 use stage::{Browser, Stage};
 use support::process::memory;
 use support::quiet::undisturbed;
@@ -65,7 +65,8 @@ fn start() -> Result<()> {
 
 const DIRECT: &str = "no proxy";
 const NGINX: &str = "peer: nginx, one worker";
-const NODE: &str = "peer: http-proxy-middleware";
+const NODE: &str = "peer: http-proxy-middleware, as documented";
+const NODE_KEPT: &str = "peer: http-proxy-middleware, kept connections";
 const EMBEDDED: &str = "server, embedded coordinator";
 const REDIS: &str = "server, Redis";
 
@@ -75,7 +76,11 @@ async fn bench(options: &Options) -> Result<()> {
     let folder = folder.with_context(|| format!("cannot make a folder in {}", parent.display()))?;
     println!("{} cores; files in {}", std::thread::available_parallelism()?, folder.path().display());
     let rows = measure_loads(folder.path(), options).await?;
-    report::print_loads(&rows, NGINX, NODE, DIRECT, options.connections);
+    report::print_loads(
+        &rows,
+        &Peers { nginx: NGINX, node: NODE, node_kept: NODE_KEPT, direct: DIRECT },
+        options.connections,
+    );
     report::print_memory(&rows);
     if options.wants(Part::Streams) {
         streams::raise_files(streams::files_needed(options))?;
@@ -132,7 +137,7 @@ struct Subjects {
     browsers: Vec<Browser>,
     redis: Option<(Stage, Peer)>,
     nginx: Option<Peer>,
-    node: Option<Peer>,
+    node: Option<[Peer; 2]>,
 }
 
 impl Subjects {
@@ -161,7 +166,8 @@ impl Subjects {
             let (port, browsers) = (self.embedded.upstream, vec![stranger.clone()]);
             targets.push((DIRECT, Target { port, browsers, processes: vec![upstream] }));
         }
-        for (name, peer) in [(NGINX, &self.nginx), (NODE, &self.node)] {
+        let [node, node_kept] = self.node.as_ref().map_or([None; 2], |peers| peers.each_ref().map(Some));
+        for (name, peer) in [(NGINX, self.nginx.as_ref()), (NODE, node), (NODE_KEPT, node_kept)] {
             if let Some(peer) = peer {
                 let (port, browsers) = (peer.port, vec![stranger.clone()]);
                 targets.push((name, Target { port, browsers, processes: vec![peer.pid(), upstream] }));

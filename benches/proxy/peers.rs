@@ -42,9 +42,10 @@ impl Peer {
         Self::start(&[&nginx, "-c", path(&file)?, "-e", "stderr"], "QUIT", &folder.join("log"), port).await
     }
 
-    /// http-proxy-middleware, installed from the lock file beside this source.
-    pub async fn node(folder: &Path, upstream: u16) -> Result<Self> {
-        let (folder, port) = (folder.join("node"), free_port()?);
+    /// http-proxy-middleware, installed from the lock file beside this source: `documented`, and with `kept`
+    /// connections to the upstream, as nginx has them.
+    pub async fn node(folder: &Path, upstream: u16) -> Result<[Self; 2]> {
+        let folder = folder.join("node");
         std::fs::create_dir(&folder)?;
         for (name, text) in [
             ("package.json", include_str!("package.json")),
@@ -56,8 +57,12 @@ impl Peer {
         let npm = program("npm", "apt-get install nodejs npm")?;
         guard::run(&[&npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], &folder)?;
         let node = program("node", "apt-get install nodejs npm")?;
-        let (script, port_text, upstream) = (folder.join("peer.mjs"), port.to_string(), upstream.to_string());
-        Self::start(&[&node, path(&script)?, &port_text, &upstream], "TERM", &folder.join("log"), port).await
+        let (script, upstream) = (folder.join("peer.mjs"), upstream.to_string());
+        let start = async |connections: &str| {
+            let (port, log) = (free_port()?, folder.join(connections));
+            Self::start(&[&node, path(&script)?, &port.to_string(), &upstream, connections], "TERM", &log, port).await
+        };
+        Ok([start("documented").await?, start("kept").await?])
     }
 
     /// Redis as it should be kept: every second what changed is written to the disk.

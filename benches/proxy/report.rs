@@ -28,8 +28,20 @@ impl Row {
     }
 }
 
-/// Prints a table for each load; `nginx` and `node` are the rows of the peers.
-pub fn print_loads(rows: &[Row], nginx: &str, node: &str, direct: &str, connections: usize) {
+/// The names of the rows that others are compared with.
+pub struct Peers {
+    /// nginx.
+    pub nginx: &'static str,
+    /// http-proxy-middleware as its documentation sets it up.
+    pub node: &'static str,
+    /// http-proxy-middleware with kept connections.
+    pub node_kept: &'static str,
+    /// The upstream without a proxy.
+    pub direct: &'static str,
+}
+
+/// Prints a table for each load.
+pub fn print_loads(rows: &[Row], peers: &Peers, connections: usize) {
     for (at, load) in LOADS.iter().enumerate() {
         if rows.iter().all(|row| row.rounds[at].is_empty()) {
             continue;
@@ -38,9 +50,9 @@ pub fn print_loads(rows: &[Row], nginx: &str, node: &str, direct: &str, connecti
         let connections = if load.alone { 1 } else { connections };
         println!("\n{} of body, {connections} connections", size(*load));
         println!(
-            "| | requests/s | rounds | p50 ms | p99 ms | proxy CPU ms / 1,000 | Redis | upstream | load generator | times nginx | times http-proxy-middleware | nginx's p99, times | added to direct p50, µs | others, % of the machine |"
+            "| | requests/s | rounds | p50 ms | p99 ms | proxy CPU ms / 1,000 | Redis | upstream | load generator | times nginx | times http-proxy-middleware | with kept connections | nginx's p99, times | added to direct p50, µs | others, % of the machine |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
         for row in rows {
             let Some(measured) = row.median(at) else { continue };
             let per_thousand = |ms: Option<&u64>| {
@@ -51,12 +63,12 @@ pub fn print_loads(rows: &[Row], nginx: &str, node: &str, direct: &str, connecti
                 peer.map_or_else(|| "–".to_owned(), |peer| format!("{:.2}", of(measured) / of(peer)))
             };
             let rounds: Vec<String> = row.rounds[at].iter().map(|round| format!("{:.0}", round.per_second)).collect();
-            let added = median(direct).map(|direct| (p50(measured) - p50(direct)) * 1000.0);
+            let added = median(peers.direct).map(|direct| (p50(measured) - p50(direct)) * 1000.0);
             // The upstream alone is the proxy of nobody.
-            let (proxy, upstream) = if row.name == direct { (None, Some(0)) } else { (Some(0), Some(1)) };
+            let (proxy, upstream) = if row.name == peers.direct { (None, Some(0)) } else { (Some(0), Some(1)) };
             let spent = |which: Option<usize>| which.and_then(|which| measured.costs.processes.get(which));
             println!(
-                "| {} | {:.0} | {} | {:.3} | {:.3} | {} | {} | {} | {} | {} | {} | {} | {} | {:.0} |",
+                "| {} | {:.0} | {} | {:.3} | {:.3} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.0} |",
                 row.name,
                 measured.per_second,
                 rounds.join(", "),
@@ -66,9 +78,10 @@ pub fn print_loads(rows: &[Row], nginx: &str, node: &str, direct: &str, connecti
                 per_thousand(spent(Some(2))),
                 per_thousand(spent(upstream)),
                 per_thousand(Some(&measured.costs.generator)),
-                times(median(nginx), |measured| measured.per_second),
-                times(median(node), |measured| measured.per_second),
-                times(median(nginx), p99),
+                times(median(peers.nginx), rate),
+                times(median(peers.node), rate),
+                times(median(peers.node_kept), rate),
+                times(median(peers.nginx), p99),
                 added.map_or_else(|| "–".to_owned(), |micros| format!("{micros:.0}")),
                 measured.noise_percent,
             );
@@ -99,6 +112,10 @@ pub fn print_streams(streams: &Streams) {
     line(format!("{} sessions", streams.sessions), streams.with_sessions, "");
     line(format!("{} idle event streams", streams.open), streams.while_open, "below 300");
     line("all closed".into(), streams.after, "");
+}
+
+const fn rate(measured: &Measured) -> f64 {
+    measured.per_second
 }
 
 fn p50(measured: &Measured) -> f64 {
