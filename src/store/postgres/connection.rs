@@ -25,6 +25,10 @@ static MIGRATOR: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("m
 /// Durable writes under way at once: while one waits for the disk, the other is worked out.
 const WRITERS: u32 = 2;
 
+/// How long a durable write waits for a row that another session has locked. It holds everybody who is written with it, and
+/// one of the [`WRITERS`]; who gives up has lost a race, and after a few of them waits on a connection of its own.
+const LOCK_WAIT: Duration = Duration::from_millis(250);
+
 /// A connection that was idle for so long is asked whether it is still there.
 pub(super) const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
@@ -62,6 +66,7 @@ impl PostgresStore {
             ("enable_seqscan", "off"),
             ("enable_bitmapscan", "off"),
             ("work_mem", "64MB"),
+            ("lock_timeout", &LOCK_WAIT.as_millis().to_string()),
         ]);
         let pool = pool_of(max_connections.saturating_sub(WRITERS).max(1), call_timeout).connect_lazy_with(limited);
         let writers = pool_of(WRITERS, call_timeout).connect_lazy_with(writing);
