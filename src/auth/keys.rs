@@ -180,7 +180,7 @@ impl PreviewKeyRings {
         Ok(drift_ms)
     }
 
-    /// The key that signs now.
+    /// The key that signs now; always asked anew, so that nothing is signed with a key that the store has lost.
     pub(super) async fn signing_key(&self, namespace: KeyNamespace) -> Result<Arc<LoadedKey>, KeyError> {
         let drift_ms = match self.0.drift_ms.load(Ordering::Relaxed) {
             DRIFT_UNKNOWN => self.compare_clocks().await?,
@@ -189,7 +189,7 @@ impl PreviewKeyRings {
         if is_beyond_skew(drift_ms) {
             return Err(KeyError::ClockDrift { drift_ms });
         }
-        Ok(Arc::clone(&self.ring(namespace).await?.active))
+        Ok(Arc::clone(&self.anew(namespace).await?.active))
     }
 
     /// The key of that name, where it is good. An unknown name is looked up once more, and audited.
@@ -215,6 +215,18 @@ impl PreviewKeyRings {
     pub(super) async fn is_good(&self, namespace: KeyNamespace, key: &Arc<LoadedKey>) -> Result<bool, KeyError> {
         let ring = self.ring(namespace).await?;
         Ok(ring.keys(self.store_now()).any(|good| Arc::ptr_eq(good, key)))
+    }
+
+    /// Whether the store itself still has the key of that name and lets it verify; always asked anew.
+    pub(super) async fn is_kept(&self, namespace: KeyNamespace, kid: &str) -> Result<bool, KeyError> {
+        let ring = self.anew(namespace).await?;
+        Ok(self.find(&ring, kid).is_some())
+    }
+
+    async fn anew(&self, namespace: KeyNamespace) -> Result<Arc<LoadedRing>, KeyError> {
+        let cached = self.cached(namespace);
+        let mut attempt = cached.reading.lock().await;
+        self.ask(namespace, cached, &mut attempt).await
     }
 
     fn find(&self, ring: &LoadedRing, kid: &str) -> Option<Arc<LoadedKey>> {
@@ -272,6 +284,16 @@ impl PreviewKeyRings {
             }
             return Err(KeyError::Unavailable("they were not there a moment ago".to_owned()));
         }
+        self.ask(namespace, cached, &mut attempt).await
+    }
+
+    /// Reads the store; for whoever has the right to.
+    async fn ask(
+        &self,
+        namespace: KeyNamespace,
+        cached: &Cached,
+        attempt: &mut Option<(Instant, Option<KeyError>)>,
+    ) -> Result<Arc<LoadedRing>, KeyError> {
         let candidate = PreviewKey {
             kid: self.0.ids.uuid_v7().to_string(),
             secret: random_secret(),
@@ -283,7 +305,7 @@ impl PreviewKeyRings {
             tracing::warn!(%namespace, %error, "the preview keys could not be read");
         }
         *attempt = Some((Instant::now(), read.as_ref().err().cloned()));
-        let fresh = Arc::new(LoadedRing::new(read?, before.as_deref(), started));
+        let fresh = Arc::new(LoadedRing::new(read?, known(cached).as_deref(), started));
         *cached.ring.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&fresh));
         Ok(fresh)
     }

@@ -243,6 +243,17 @@ impl PreviewTokens {
         Ok(self.verify(token).await?.claims)
     }
 
+    /// After a token's marks were set for the first time: whether the store still has the key that signed it. A store that
+    /// has lost what was used has lost its keys, too, while they are remembered here; the token may have been used then.
+    ///
+    /// # Errors
+    /// [`PreviewTokenError::SignatureMismatch`] where the key is gone.
+    pub async fn confirm_key(&self, namespace: KeyNamespace, token: &str) -> Result<(), PreviewTokenError> {
+        let header = jsonwebtoken::decode_header(token).map_err(|_| PreviewTokenError::SignatureMismatch)?;
+        let kid = header.kid.ok_or(PreviewTokenError::SignatureMismatch)?;
+        if self.0.keys.is_kept(namespace, &kid).await? { Ok(()) } else { Err(PreviewTokenError::SignatureMismatch) }
+    }
+
     /// Checks a cookie; a known one costs a hash and a look-up.
     pub async fn verify_cookie(&self, token: &str) -> Result<Arc<CookieClaims>, PreviewTokenError> {
         self.verify_remembered(token, &self.0.cookies).await

@@ -24,6 +24,30 @@ fn assert_cache_unavailable(what: &str, answer: &Answer) {
 }
 
 #[test]
+fn a_token_that_was_used_is_not_good_again_where_redis_has_lost_everything() {
+    let redis = RedisServer::spawn(None);
+    block_on(async {
+        let upstream = endless().await;
+        let options = Options::new(Db::Sqlite).set("REDIS_URL", redis.url());
+        let stage = Stage::new(options, upstream.address).await;
+        let session = stage.start().await;
+        let (id, token) = (session["previewSessionId"].as_str().unwrap(), session["exchangeToken"].as_str().unwrap());
+        let exchange = format!(
+            "POST /api/preview/session/{id}/exchange HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        let url = &stage.server.url;
+        assert_eq!(Raw::ask(url, &exchange).await.status, 200);
+        assert!(Raw::ask(url, &exchange).await.is(409, "token_replay"));
+        let client = redis::Client::open(redis.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
+        // The server remembers the key for some seconds; what was used it does not.
+        let answer = Raw::ask(url, &exchange).await;
+        assert!(answer.is(401, "signature_mismatch"), "{} {}", answer.head, answer.json());
+    });
+}
+
+#[test]
 fn without_redis_nothing_is_let_in_and_streams_end() {
     let redis = RedisServer::spawn(None);
     block_on(async {

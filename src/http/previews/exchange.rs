@@ -90,6 +90,7 @@ pub(super) async fn exchange_for(
         if !deps.run.coordination.use_once(&marks, single_use_ms(KeyNamespace::Exchange)).await? {
             return Err(ApiError::new(ErrorCode::TokenReplay, "the exchange token was used already; ask for another"));
         }
+        services.tokens.confirm_key(KeyNamespace::Exchange, token).await?;
         Ok(())
     };
     checked.await.inspect_err(|error| {

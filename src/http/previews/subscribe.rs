@@ -101,6 +101,7 @@ pub(in crate::http) async fn subscribe(
                 "the subscription token was used already; ask for another",
             ));
         }
+        services.tokens.confirm_key(KeyNamespace::Broadcast, token).await?;
         Ok(upgrade)
     };
     let (mut response, session, frames) = checked.await.inspect_err(|error| {
